@@ -1,0 +1,2 @@
+//! A crate of larder.
+fn main() {}
