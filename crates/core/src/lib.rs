@@ -1,1 +1,6 @@
-//! A crate of larder.
+//! larder caches HTTP responses.
+
+pub mod codec;
+pub mod store;
+
+pub use larder_semantics as semantics;

@@ -1,1 +1,34 @@
-//! A crate of larder.
+//! The rules of HTTP caching as pure functions: what may be stored, what may be reused, and the reason when not.
+//!
+//! Nothing here waits, reads a clock, draws a random number, logs or fails: time and seeds are arguments, and a
+//! message that cannot be understood is read on the safe side. One file per part of the standards:
+//!
+//! | file | part |
+//! |---|---|
+//! | [`directives`] | `Cache-Control` and its kin, RFC 9111 section 5.2, RFC 9213 |
+//! | [`freshness`] | lifetime and age, RFC 9111 section 4.2 |
+//! | [`storing`] | what may be stored, RFC 9111 section 3 |
+//! | [`key`] | cache keys and variants, RFC 9111 sections 2 and 4.1 |
+//! | [`stored`] | what lies in a store |
+//! | [`exchange`] | the steps of one request, as types that can only be taken in the right order |
+//! | [`reason`] | the closed list of outcomes and their reasons |
+//! | [`status`] | `Cache-Status`, RFC 9211 |
+//! | [`policy`] | the operator's choices |
+
+pub mod directives;
+pub mod exchange;
+pub mod freshness;
+pub mod key;
+pub mod policy;
+pub mod reason;
+pub mod status;
+pub mod stored;
+pub mod storing;
+mod time;
+
+pub use exchange::{Admission, Forward, Hit, Intake, Lookup, Received, Selected};
+pub use key::{EntryKey, Key, KeyError, Namespace, Template, VariantId};
+pub use policy::Policy;
+pub use reason::{Outcome, Reason, Refusal, Verdict};
+pub use stored::{Content, Entry, EntryId, StoredResponse};
+pub use time::Timestamp;

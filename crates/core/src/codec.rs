@@ -1,0 +1,298 @@
+//! Entries as bytes, for stores outside the process.
+//!
+//! ```text
+//! 0   magic "LRDR"       4  wire version    5  kind: 1 response, 2 variants
+//! 6   status             8  id, 16 bytes    24 the full name the entry was stored under, length first
+//! ..  times, origin cost, born clock, generation, tags, headers, each text with its length first
+//! ..  length of the body, and the body: the tail of the same bytes, never copied
+//! ```
+//!
+//! Integers are little-endian. Whatever does not read exactly to its end is [`Unreadable`], and so a miss.
+
+use crate::store::Unreadable;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use larder_semantics::{Content, Entry, EntryId, StoredResponse, Timestamp, stored::Basis};
+use std::time::Duration;
+
+/// The first bytes of every entry.
+pub const MAGIC: [u8; 4] = *b"LRDR";
+/// The version of the layout; a build reads its own only.
+pub const WIRE_VERSION: u8 = 1;
+/// Where the id of an entry stands among its bytes.
+pub const ID_RANGE: std::ops::Range<usize> = 8..24;
+
+const RESPONSE: u8 = 1;
+const VARIANTS: u8 = 2;
+
+/// Renders `entry` as it is stored under `name`.
+pub fn encode(entry: &Entry, name: &str) -> Bytes {
+    let (kind, status, body) = match &entry.content {
+        Content::Response(response) => (RESPONSE, response.status.as_u16(), response.body.len()),
+        Content::Variants(_) => (VARIANTS, 0, 0),
+    };
+    let mut bytes = BytesMut::with_capacity(256 + name.len() + body);
+    bytes.put_slice(&MAGIC);
+    bytes.put_u8(WIRE_VERSION);
+    bytes.put_u8(kind);
+    bytes.put_u16_le(status);
+    bytes.put_slice(&entry.id.0);
+    put_text(&mut bytes, name.as_bytes());
+    match &entry.content {
+        Content::Response(response) => put_response(&mut bytes, response),
+        Content::Variants(fields) => {
+            put_count(&mut bytes, fields.len());
+            fields.iter().for_each(|field| put_text(&mut bytes, field.as_str().as_bytes()));
+        }
+    }
+    bytes.freeze()
+}
+
+fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
+    bytes.put_u64_le(response.received_at.as_millis());
+    put_millis(bytes, response.initial_age);
+    put_millis(bytes, response.lifetime);
+    put_millis(bytes, response.keep);
+    bytes.put_u64_le(u64::try_from(response.origin_cost.as_micros()).unwrap_or(u64::MAX));
+    bytes.put_u64_le(response.born);
+    bytes.put_u64_le(response.generation);
+    bytes.put_u8(match response.basis {
+        Basis::Response => 0,
+        Basis::Shared => 1,
+        Basis::Policy => 2,
+    });
+    put_count(bytes, response.tags.len());
+    response.tags.iter().for_each(|tag| put_text(bytes, tag.as_bytes()));
+    put_count(bytes, response.headers.len());
+    for (name, value) in &response.headers {
+        put_text(bytes, name.as_str().as_bytes());
+        put_text(bytes, value.as_bytes());
+    }
+    bytes.put_u64_le(response.body.len() as u64);
+    bytes.put_slice(&response.body);
+}
+
+fn put_millis(bytes: &mut BytesMut, duration: Duration) {
+    bytes.put_u64_le(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+}
+
+fn put_count(bytes: &mut BytesMut, count: usize) {
+    bytes.put_u32_le(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
+fn put_text(bytes: &mut BytesMut, text: &[u8]) {
+    put_count(bytes, text.len());
+    bytes.put_slice(text);
+}
+
+/// Reads the entry that was stored under `name`; header values and body are slices of `bytes`.
+///
+/// # Errors
+///
+/// When the bytes are not, whole and exactly, an entry of this wire version under this name.
+pub fn decode(bytes: Bytes, name: &str) -> Result<Entry, Unreadable> {
+    let mut reader = Reader { bytes, at: 0 };
+    if reader.bytes.len() < MAGIC.len() || reader.take(MAGIC.len())? != MAGIC {
+        return Err(Unreadable::Foreign);
+    }
+    match reader.u8()? {
+        WIRE_VERSION => {}
+        version => return Err(Unreadable::Version(version)),
+    }
+    let (kind, status) = (reader.u8()?, reader.u16()?);
+    let id = EntryId(reader.array()?);
+    if reader.text()? != name.as_bytes() {
+        return Err(Unreadable::OtherKey);
+    }
+    let content = match kind {
+        RESPONSE => Content::Response(reader.response(status)?),
+        VARIANTS => Content::Variants(reader.variants()?),
+        _ => return Err(Unreadable::Corrupt),
+    };
+    Ok(Entry { id, content })
+}
+
+struct Reader {
+    bytes: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    fn response(&mut self, status: u16) -> Result<StoredResponse, Unreadable> {
+        let status = StatusCode::from_u16(status).map_err(|_| Unreadable::Corrupt)?;
+        let received_at = Timestamp::from_millis(self.u64()?);
+        let (initial_age, lifetime, keep) = (self.millis()?, self.millis()?, self.millis()?);
+        let origin_cost = Duration::from_micros(self.u64()?);
+        let (born, generation) = (self.u64()?, self.u64()?);
+        let basis = match self.u8()? {
+            0 => Basis::Response,
+            1 => Basis::Shared,
+            2 => Basis::Policy,
+            _ => return Err(Unreadable::Corrupt),
+        };
+        let tags = (0..self.count()?)
+            .map(|_| Ok(std::str::from_utf8(self.text()?).map_err(|_| Unreadable::Corrupt)?.to_owned()))
+            .collect::<Result<_, _>>()?;
+        let count = self.count()?;
+        let mut headers = HeaderMap::with_capacity(count + 4);
+        for _ in 0..count {
+            let name = HeaderName::from_bytes(self.text()?).map_err(|_| Unreadable::Corrupt)?;
+            let value = HeaderValue::from_maybe_shared(self.slice()?).map_err(|_| Unreadable::Corrupt)?;
+            headers.try_append(name, value).map_err(|_| Unreadable::Corrupt)?;
+        }
+        let length = usize::try_from(self.u64()?).map_err(|_| Unreadable::Corrupt)?;
+        let body = match (self.bytes.len() - self.at).cmp(&length) {
+            std::cmp::Ordering::Less => return Err(Unreadable::Truncated),
+            std::cmp::Ordering::Equal => self.bytes.slice(self.at..),
+            std::cmp::Ordering::Greater => return Err(Unreadable::Corrupt),
+        };
+        Ok(StoredResponse {
+            status,
+            headers,
+            body,
+            received_at,
+            initial_age,
+            lifetime,
+            keep,
+            basis,
+            origin_cost,
+            tags,
+            born,
+            generation,
+        })
+    }
+
+    fn variants(&mut self) -> Result<Vec<HeaderName>, Unreadable> {
+        let fields = (0..self.count()?)
+            .map(|_| HeaderName::from_bytes(self.text()?).map_err(|_| Unreadable::Corrupt))
+            .collect::<Result<_, _>>()?;
+        if self.at == self.bytes.len() { Ok(fields) } else { Err(Unreadable::Corrupt) }
+    }
+
+    fn take(&mut self, length: usize) -> Result<&[u8], Unreadable> {
+        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len()).ok_or(Unreadable::Truncated)?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unreadable> {
+        self.take(N)?.try_into().map_err(|_| Unreadable::Truncated)
+    }
+
+    fn u8(&mut self) -> Result<u8, Unreadable> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, Unreadable> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, Unreadable> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn millis(&mut self) -> Result<Duration, Unreadable> {
+        self.u64().map(Duration::from_millis)
+    }
+
+    /// A number of things that follow; each takes four bytes at least, so a count beyond that is cut short here,
+    /// before anything is reserved for it.
+    fn count(&mut self) -> Result<usize, Unreadable> {
+        let count = u32::from_le_bytes(self.array()?) as usize;
+        if count > (self.bytes.len() - self.at) / 4 { Err(Unreadable::Truncated) } else { Ok(count) }
+    }
+
+    fn text(&mut self) -> Result<&[u8], Unreadable> {
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        self.take(length)
+    }
+
+    fn slice(&mut self) -> Result<Bytes, Unreadable> {
+        let length = self.text()?.len();
+        Ok(self.bytes.slice(self.at - length..self.at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn response(body: &'static [u8]) -> Entry {
+        let mut headers = HeaderMap::new();
+        headers.append("link", HeaderValue::from_static("<a>"));
+        headers.append("link", HeaderValue::from_static("<b>"));
+        headers.append("x-latin", HeaderValue::from_bytes(b"caf\xe9").expect("a value"));
+        let response = StoredResponse {
+            status: StatusCode::OK,
+            headers,
+            body: Bytes::from_static(body),
+            received_at: Timestamp::from_millis(1),
+            initial_age: Duration::from_millis(2),
+            lifetime: Duration::from_millis(3),
+            keep: Duration::from_millis(4),
+            basis: Basis::Shared,
+            origin_cost: Duration::from_micros(5),
+            tags: vec!["a".into(), "é".into()],
+            born: 6,
+            generation: 7,
+        };
+        Entry { id: EntryId([9; 16]), content: Content::Response(response) }
+    }
+
+    fn rule() -> Entry {
+        Entry { id: EntryId([8; 16]), content: Content::Variants(vec![HeaderName::from_static("accept")]) }
+    }
+
+    #[test]
+    fn entries_come_back_as_they_were() {
+        for entry in [response(b"body"), response(b""), rule()] {
+            let bytes = encode(&entry, "n:v1:{k}");
+            assert_eq!(bytes[ID_RANGE], entry.id.0);
+            assert_eq!(decode(bytes, "n:v1:{k}"), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn the_body_is_a_slice_of_what_was_read() {
+        let bytes = encode(&response(b"body"), "k");
+        let range = bytes.as_ptr_range();
+        let Ok(Entry { content: Content::Response(read), .. }) = decode(bytes, "k") else { panic!("a response") };
+        assert!(range.contains(&read.body.as_ptr()));
+    }
+
+    #[test]
+    fn what_is_not_exactly_an_entry_is_a_miss_with_its_reason() {
+        let whole = encode(&response(b"body"), "k");
+        for length in 0..whole.len() {
+            let expected = if length < MAGIC.len() { Unreadable::Foreign } else { Unreadable::Truncated };
+            assert_eq!(decode(whole.slice(..length), "k"), Err(expected), "{length}");
+        }
+        let changed = |at: usize, byte: u8| {
+            let mut bytes = whole.to_vec();
+            bytes[at] = byte;
+            decode(bytes.into(), "k")
+        };
+        assert_eq!(changed(0, b'X'), Err(Unreadable::Foreign));
+        assert_eq!(changed(4, 200), Err(Unreadable::Version(200)));
+        assert_eq!(changed(5, 77), Err(Unreadable::Corrupt));
+        assert_eq!(decode(whole.clone(), "other"), Err(Unreadable::OtherKey));
+        assert_eq!(decode([&whole[..], b"more"].concat().into(), "k"), Err(Unreadable::Corrupt));
+        assert_eq!(decode([&encode(&rule(), "k")[..], b"more"].concat().into(), "k"), Err(Unreadable::Corrupt));
+        assert_eq!(decode(Bytes::from_static(b"$-1\r\n"), "k"), Err(Unreadable::Foreign));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(at in 0usize..300, byte: u8, tail in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut bytes = encode(&response(b"body"), "k").to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = decode(bytes.clone().into(), "k");
+            bytes.truncate(at);
+            bytes.extend(tail);
+            let _ = decode(bytes.into(), "k");
+        }
+    }
+}

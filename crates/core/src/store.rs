@@ -1,0 +1,276 @@
+//! What the engine asks of a store, and the ticket that keeps invalidated answers out of it.
+//!
+//! A miss *claims* the entry's key and receives a [`Ticket`]; the answer is *filled* with that ticket; a *purge* voids
+//! every ticket of the resource. So after a purge has returned, no answer that was asked for before it is ever stored.
+
+use larder_semantics::{Entry, EntryId, EntryKey, Reason, Timestamp, exchange::Filling};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+/// A place where entries are kept.
+///
+/// Every operation may be dropped at any await: what it was doing is then either done or not done, and a ticket that
+/// nobody received is void after [`TICKET_LIFE`]. No operation waits longer than the caller lets it; the engine gives
+/// each a deadline.
+pub trait Store: Send + Sync + 'static {
+    /// Now, in the one time domain in which this store's entries are compared.
+    fn now(&self) -> Timestamp;
+
+    /// Reads the entry at `key`. It is never another key's entry.
+    fn get(&self, key: &EntryKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
+
+    /// Reads the entry at `key` again and, if what is there is only what `seen` tells, places a ticket for it.
+    ///
+    /// For a variant, the resource's rule must still be the one that the variant belongs to.
+    fn claim(&self, key: &EntryKey, seen: Seen) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Extends the life of a ticket to [`TICKET_LIFE`] from now; `false` when it is void.
+    fn renew(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Stores a response, and the rule it varies by, if the ticket is still valid; the ticket is spent either way.
+    fn fill(&self, ticket: Ticket, filling: Filling) -> impl Future<Output = Result<Filled, StoreError>> + Send;
+
+    /// Gives a ticket back unused.
+    fn release(&self, ticket: Ticket) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Removes what `purge` names, with all its variants, and voids every fill of it that is in flight.
+    fn purge(&self, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
+
+    /// Whether the store answers at all, asked when it has failed before.
+    fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Resolves when the store's client reports that it is connected anew. The default never does.
+    fn reconnected(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Whether an operation may have to wait for another process; such a store gets deadlines and a circuit breaker.
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+/// How long a ticket lasts without being renewed.
+pub const TICKET_LIFE: Duration = Duration::from_secs(3);
+
+/// What a store holds under a key.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// An entry.
+    Entry(Arc<Entry>, Copied),
+    /// Nothing.
+    Absent,
+    /// Bytes that are no entry of this key.
+    Unreadable(Unreadable),
+}
+
+/// Which copy of an entry was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// The one in this process.
+    Near,
+    /// The one in the shared store.
+    Far,
+}
+
+impl From<Copied> for Reason {
+    fn from(copy: Copied) -> Self {
+        match copy {
+            Copied::Near => Self::Near,
+            Copied::Far => Self::Far,
+        }
+    }
+}
+
+/// Why bytes in a store are not read as an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// They are not an entry of larder's at all.
+    Foreign,
+    /// They are of a wire version that this build does not know.
+    Version(u8),
+    /// They end too early.
+    Truncated,
+    /// They contradict themselves.
+    Corrupt,
+    /// They are the entry of another key.
+    OtherKey,
+}
+
+impl From<Unreadable> for Reason {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Foreign | Unreadable::Truncated | Unreadable::Corrupt => Self::Decode,
+            Unreadable::Version(_) => Self::Version,
+            Unreadable::OtherKey => Self::ForeignReply,
+        }
+    }
+}
+
+/// What the caller of [`Store::claim`] knows to be there, and wants to replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing.
+    Absent,
+    /// This entry, which does not answer.
+    Entry(EntryId),
+    /// Something that is no entry: a ticket is placed whatever is there.
+    Unreadable,
+}
+
+/// What came of a claim.
+#[derive(Debug)]
+pub enum Claim {
+    /// There is an entry after all, newer than what was seen.
+    Found(Arc<Entry>),
+    /// The answer may be filled with this ticket.
+    Granted(Ticket),
+    /// Someone else holds the ticket.
+    Held,
+    /// The rule of the variant is gone: the resource is to be looked up anew.
+    Moved,
+}
+
+/// The right to fill one key, as long as nothing invalidates it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// What may be filled.
+    pub key: EntryKey,
+    /// Tells this ticket from every other.
+    pub nonce: EntryId,
+}
+
+/// What came of a fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// It is stored.
+    Stored,
+    /// The ticket was void: the resource was invalidated, or the ticket had run out.
+    Voided,
+}
+
+/// What to invalidate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purge {
+    /// One resource, with all its variants.
+    Key(EntryKey),
+}
+
+/// What a purge reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Purged {
+    /// Resources that had an entry.
+    pub resources: u64,
+}
+
+/// Why a store could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It did not answer in time.
+    Timeout,
+    /// It cannot be reached, or says that it is not ready.
+    Unavailable(String),
+    /// Too many operations are waiting already; the store itself may be well.
+    Busy,
+    /// It has no memory left for what is to be written.
+    OutOfMemory(String),
+    /// It refused this command: no permission, a read-only replica.
+    Refused(String),
+    /// The circuit breaker is open: it was not asked.
+    BreakerOpen,
+}
+
+impl StoreError {
+    /// Whether it tells that the store is ill, which opens the circuit breaker.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Unavailable(_) | Self::OutOfMemory(_))
+    }
+
+    /// The word for it in metrics.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unavailable(_) => "unavailable",
+            Self::Busy => "busy",
+            Self::OutOfMemory(_) => "out-of-memory",
+            Self::Refused(_) => "refused",
+            Self::BreakerOpen => "breaker-open",
+        }
+    }
+}
+
+impl From<&StoreError> for Reason {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Timeout => Self::StoreTimeout,
+            StoreError::Busy => Self::StoreBusy,
+            StoreError::BreakerOpen => Self::BreakerOpen,
+            StoreError::Unavailable(_) | StoreError::OutOfMemory(_) | StoreError::Refused(_) => Self::StoreDown,
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("the store did not answer in time"),
+            Self::Unavailable(why) => write!(f, "the store is not available: {why}"),
+            Self::Busy => f.write_str("too many operations are waiting for the store"),
+            Self::OutOfMemory(why) => write!(f, "the store is out of memory: {why}"),
+            Self::Refused(why) => write!(f, "the store refused: {why}"),
+            Self::BreakerOpen => f.write_str("the store has failed, and is not asked for a while"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`Store`] behind a pointer, so that nothing above it needs a type parameter.
+pub(crate) trait AnyStore: Send + Sync + 'static {
+    fn now(&self) -> Timestamp;
+    fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>>;
+    fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>>;
+    fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
+    fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
+    fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn purge<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
+    fn is_remote(&self) -> bool;
+}
+
+impl<S: Store> AnyStore for S {
+    fn now(&self) -> Timestamp {
+        Store::now(self)
+    }
+
+    fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>> {
+        Box::pin(Store::get(self, key))
+    }
+
+    fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(Store::claim(self, key, seen))
+    }
+
+    fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(Store::renew(self, ticket))
+    }
+
+    fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>> {
+        Box::pin(Store::fill(self, ticket, filling))
+    }
+
+    fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Store::release(self, ticket))
+    }
+
+    fn purge<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
+        Box::pin(Store::purge(self, purge))
+    }
+
+    fn is_remote(&self) -> bool {
+        Store::is_remote(self)
+    }
+}

@@ -1,0 +1,314 @@
+//! Cache directives of requests and responses, parsed once (RFC 9111 section 5.2, RFC 5861, RFC 8246, RFC 9213).
+//!
+//! Where a directive cannot be read as it was meant, the reading that caches less is taken: a lifetime that is no
+//! number is zero, of two lifetimes the shorter counts, a qualified `no-cache="field"` or `private="field"` counts as
+//! the unqualified form, and a member that is not even a token marks the whole field as malformed.
+
+use http::{HeaderMap, HeaderName, header};
+use std::time::Duration;
+
+/// The header field that RFC 9213 targets at shared caches run by the origin's operator.
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+/// What a response says about being cached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResponseDirectives {
+    /// `no-store`.
+    pub no_store: bool,
+    /// `no-cache`, with or without field names.
+    pub no_cache: bool,
+    /// `private`, with or without field names.
+    pub private: bool,
+    /// `public`.
+    pub public: bool,
+    /// `must-revalidate`.
+    pub must_revalidate: bool,
+    /// `proxy-revalidate`.
+    pub proxy_revalidate: bool,
+    /// `must-understand`.
+    pub must_understand: bool,
+    /// `max-age`; zero when its value is no number.
+    pub max_age: Option<Duration>,
+    /// `s-maxage`; zero when its value is no number.
+    pub s_maxage: Option<Duration>,
+    /// A member could not be read at all, and might have been anything.
+    pub malformed: bool,
+    /// The directives come from a targeted field, beside which `Expires` does not count (RFC 9213 section 2.2).
+    pub targeted: bool,
+}
+
+impl ResponseDirectives {
+    /// Parses the directives of a response: those of `CDN-Cache-Control` when it is there and well formed, else those
+    /// of `Cache-Control`.
+    pub fn parse(headers: &HeaderMap) -> Self {
+        if headers.contains_key(CDN_CACHE_CONTROL) {
+            let targeted = Self { targeted: true, ..Self::of_field(headers, &CDN_CACHE_CONTROL) };
+            if !targeted.malformed {
+                return targeted;
+            }
+        }
+        Self::of_field(headers, &header::CACHE_CONTROL)
+    }
+
+    fn of_field(headers: &HeaderMap, field: &HeaderName) -> Self {
+        let mut all = Self::default();
+        for member in members(headers, field) {
+            match member.name() {
+                Some("no-store") => all.no_store = true,
+                Some("no-cache") => all.no_cache = true,
+                Some("private") => all.private = true,
+                Some("public") => all.public = true,
+                Some("must-revalidate") => all.must_revalidate = true,
+                Some("proxy-revalidate") => all.proxy_revalidate = true,
+                Some("must-understand") => all.must_understand = true,
+                Some("max-age") => shorten(&mut all.max_age, member.seconds()),
+                Some("s-maxage") => shorten(&mut all.s_maxage, member.seconds()),
+                Some(_) => {}
+                None => all.malformed = true,
+            }
+        }
+        all
+    }
+
+    /// Whether the response allows a shared cache to give it to requests that carry credentials
+    /// (RFC 9111 section 3.5).
+    pub fn shared_with_credentials(&self) -> bool {
+        self.public || self.s_maxage.is_some() || self.must_revalidate
+    }
+}
+
+/// What a request says about being answered from a cache (RFC 9111 section 5.2.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestDirectives {
+    /// `no-store`.
+    pub no_store: bool,
+    /// `no-cache`, or `Pragma: no-cache` without `Cache-Control` (RFC 9111 section 5.4).
+    pub no_cache: bool,
+    /// `only-if-cached`.
+    pub only_if_cached: bool,
+    /// `max-age`; zero when its value is no number.
+    pub max_age: Option<Duration>,
+    /// `min-fresh`; the longest time there is when its value is no number.
+    pub min_fresh: Option<Duration>,
+}
+
+impl RequestDirectives {
+    /// Parses the directives of a request.
+    pub fn parse(headers: &HeaderMap) -> Self {
+        let mut all = Self::default();
+        for member in members(headers, &header::CACHE_CONTROL) {
+            match member.name() {
+                Some("no-store") => all.no_store = true,
+                Some("no-cache") => all.no_cache = true,
+                Some("only-if-cached") => all.only_if_cached = true,
+                Some("max-age") => shorten(&mut all.max_age, member.seconds()),
+                Some("min-fresh") => {
+                    let asked = member.seconds().unwrap_or(Duration::MAX);
+                    all.min_fresh = Some(all.min_fresh.map_or(asked, |known| known.max(asked)));
+                }
+                Some(_) | None => {}
+            }
+        }
+        if !headers.contains_key(header::CACHE_CONTROL) {
+            all.no_cache = members(headers, &header::PRAGMA).any(|member| member.name() == Some("no-cache"));
+        }
+        all
+    }
+}
+
+/// Keeps the shorter of two lifetimes; one that is no number is zero (RFC 9111 section 4.2.1).
+fn shorten(kept: &mut Option<Duration>, seconds: Option<Duration>) {
+    let stated = seconds.unwrap_or(Duration::ZERO);
+    *kept = Some(kept.map_or(stated, |known| known.min(stated)));
+}
+
+/// One member of a comma-separated directive list: `name` or `name=value`.
+struct Member {
+    name: Option<String>,
+    value: Option<Vec<u8>>,
+}
+
+impl Member {
+    /// The name in lower case, or `None` when the member is not of the form the standard gives it.
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn seconds(&self) -> Option<Duration> {
+        delta_seconds(self.value.as_deref()?)
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let malformed = Self { name: None, value: None };
+        let (name, value) = match text.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
+            None => (text, None),
+        };
+        if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
+            return malformed;
+        }
+        let value = match value.map(unquote) {
+            Some(None) => return malformed,
+            Some(value) => value,
+            None => None,
+        };
+        Self { name: Some(String::from_utf8_lossy(name).to_ascii_lowercase()), value }
+    }
+}
+
+/// The members of every line of `field`, in order; empty ones are passed over (RFC 9110 section 5.6.1.2).
+fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = Member> + use<'a> {
+    headers.get_all(field).into_iter().flat_map(|line| split_members(line.as_bytes())).map(Member::parse)
+}
+
+/// Splits at the commas that stand outside quoted strings; a quote that never ends takes the rest of the line with it.
+fn split_members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    line.split(move |&byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' => return !quoted,
+            _ => {}
+        }
+        false
+    })
+    .map(<[u8]>::trim_ascii)
+    .filter(|member| !member.is_empty())
+}
+
+/// The text of a token or of a quoted string; `None` when it is neither.
+fn unquote(value: &[u8]) -> Option<Vec<u8>> {
+    let Some(inner) = value.strip_prefix(b"\"") else {
+        let is_token = !value.is_empty() && value.iter().all(|&byte| is_token_byte(byte));
+        return is_token.then(|| value.to_vec());
+    };
+    let (mut text, mut escaped) = (Vec::with_capacity(inner.len()), false);
+    for (at, &byte) in inner.iter().enumerate() {
+        match byte {
+            _ if escaped => {
+                text.push(byte);
+                escaped = false;
+            }
+            b'\\' => escaped = true,
+            b'"' => return (at + 1 == inner.len()).then_some(text),
+            _ => text.push(byte),
+        }
+    }
+    None
+}
+
+/// Reads delta-seconds (RFC 9111 section 1.2.2); numbers too large to hold become the largest.
+pub(crate) fn delta_seconds(digits: &[u8]) -> Option<Duration> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let seconds = digits.iter().fold(0u32, |sum, digit| sum.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    Some(Duration::from_secs(u64::from(seconds)))
+}
+
+/// A byte of a token (RFC 9110 section 5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn response(lines: &[&str]) -> ResponseDirectives {
+        ResponseDirectives::parse(&fields("cache-control", lines))
+    }
+
+    fn fields(name: &'static str, lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, HeaderValue::from_bytes(line.as_bytes()).expect("a header value"));
+        }
+        headers
+    }
+
+    const fn seconds(n: u64) -> Option<Duration> {
+        Some(Duration::from_secs(n))
+    }
+
+    #[test]
+    fn lifetimes_are_read_on_the_safe_side() {
+        let cases = [
+            ("max-age=60", seconds(60)),
+            ("MAX-AGE=60", seconds(60)),
+            ("max-age=\"60\"", seconds(60)),
+            ("max-age=0060", seconds(60)),
+            (", ,max-age=60,", seconds(60)),
+            ("a=\"max-age=1\", max-age=60", seconds(60)),
+            ("a=\"\\\",max-age=1\", max-age=60", seconds(60)),
+            ("max-age=60, max-age=30", seconds(30)),
+            ("max-age=60, max-age=x", seconds(0)),
+            ("max-age", seconds(0)),
+            ("max-age=-1", seconds(0)),
+            ("max-age=1.5", seconds(0)),
+            ("max-age=a60", seconds(0)),
+            ("max-age=99999999999999999999999", seconds(u64::from(u32::MAX))),
+            ("s-maxage=60", None),
+            ("extension", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(response(&[line]).max_age, expected, "{line}");
+        }
+        assert_eq!(response(&["max-age=60", "max-age=20"]).max_age, seconds(20), "two lines are one list");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_malformed() {
+        for line in [
+            "max-age=\"60",
+            "no store",
+            "=60",
+            "\"private\"",
+            "max-age =60",
+            "max-age= 60",
+            "a=b c",
+            "a=\"b\"c",
+            "p\u{e9}=1",
+            "max-age=60; private",
+            "a=",
+        ] {
+            assert!(response(&[line]).malformed, "{line}");
+        }
+        for line in ["", "max-age=60", "unknown, other=1, third=\"x y\""] {
+            assert!(!response(&[line]).malformed, "{line}");
+        }
+    }
+
+    #[test]
+    fn qualified_forms_count_as_the_unqualified() {
+        assert!(response(&["private=\"set-cookie\""]).private);
+        assert!(response(&["no-cache=\"a, b\", max-age=5"]).no_cache);
+        assert!(response(&["no-store=1"]).no_store);
+    }
+
+    #[test]
+    fn a_targeted_field_replaces_cache_control_unless_it_is_malformed() {
+        let mut headers = fields("cache-control", &["private"]);
+        headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+        let read = ResponseDirectives::parse(&headers);
+        assert_eq!((read.private, read.max_age, read.targeted), (false, seconds(60), true));
+        headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=\"60"));
+        assert!(ResponseDirectives::parse(&headers).private);
+    }
+
+    #[test]
+    fn request_directives_and_pragma() {
+        let of = |line: &str| RequestDirectives::parse(&fields("cache-control", &[line]));
+        assert!(of("no-cache").no_cache && of("no-store").no_store && of("only-if-cached").only_if_cached);
+        assert_eq!(of("min-fresh=5, min-fresh=9").min_fresh, seconds(9));
+        assert_eq!(of("min-fresh=x").min_fresh, Some(Duration::MAX));
+        assert_eq!(of("max-age=x").max_age, seconds(0));
+        let mut headers = fields("pragma", &["no-cache"]);
+        assert!(RequestDirectives::parse(&headers).no_cache);
+        headers.insert("cache-control", HeaderValue::from_static("max-age=1"));
+        assert!(!RequestDirectives::parse(&headers).no_cache, "Pragma counts only without Cache-Control");
+    }
+}

@@ -1,0 +1,359 @@
+//! The steps of one request, as types that each consume the one before, so that no other order compiles.
+//!
+//! ```text
+//! Intake::of(head, policy)            -> Bypass | Lookup
+//! Lookup::select(entry, headers, now) -> Hit | Variant | Forward | Unsatisfied
+//! Forward::receive(head, ..)          -> Store(Admission) | Pass
+//! Admission::complete(body, ..)       -> what to store
+//! ```
+
+use crate::{
+    directives::RequestDirectives,
+    freshness::Arrival,
+    key::{EntryKey, VariantId},
+    policy::{self, Caching, Policy},
+    reason::{Reason, Refusal, Storing},
+    stored::{self, Basis, Content, Entry, EntryId, StoredResponse},
+    storing::{Credentials, Storability},
+    time::Timestamp,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
+use std::{sync::Arc, time::Duration};
+
+/// What becomes of a request before anything is looked up.
+#[derive(Debug)]
+pub enum Intake {
+    /// It goes to the origin, and nothing of it is stored.
+    Bypass(Reason),
+    /// It is looked up.
+    Lookup(Lookup),
+}
+
+impl Intake {
+    /// Judges the head of a request.
+    pub fn of(head: &request::Parts, policy: &Policy) -> Self {
+        if !policy.methods.contains(&head.method) {
+            return Self::Bypass(Reason::Method);
+        }
+        let safe = matches!(head.method, Method::GET | Method::HEAD);
+        if safe && has_content(&head.headers) {
+            return Self::Bypass(Reason::Skipped);
+        }
+        let client =
+            policy.honor_client_directives.then(|| RequestDirectives::parse(&head.headers)).unwrap_or_default();
+        Self::Lookup(Lookup {
+            is_head: head.method == Method::HEAD,
+            asks_for_part: PART_REQUESTS.iter().any(|field| head.headers.contains_key(field)),
+            credentials: Credentials::of(&head.headers, policy),
+            client,
+            variant: None,
+        })
+    }
+}
+
+/// The request headers whose answer may be less than the whole representation.
+const PART_REQUESTS: [HeaderName; 6] = [
+    header::RANGE,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
+
+/// Whether a request has content, which no key tells apart (the "fat GET").
+fn has_content(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+/// A request that a stored response may answer.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    is_head: bool,
+    asks_for_part: bool,
+    credentials: Credentials,
+    client: RequestDirectives,
+    variant: Option<Rule>,
+}
+
+/// The rule by which a resource varies.
+#[derive(Debug, Clone)]
+struct Rule {
+    id: EntryId,
+    fields: Vec<HeaderName>,
+}
+
+/// What a lookup comes to.
+#[derive(Debug)]
+pub enum Selected {
+    /// The stored response answers.
+    Hit(Hit),
+    /// The resource varies: the same lookup is to be made for this variant.
+    Variant(Lookup, VariantId),
+    /// The origin is to be asked.
+    Forward(Forward),
+    /// The client wants a stored response only, and none answers: 504 (RFC 9111 section 5.2.1.7).
+    Unsatisfied,
+}
+
+impl Lookup {
+    /// Selects from what the store holds (RFC 9111 section 4) for the request with `headers`.
+    pub fn select(self, found: Option<Arc<Entry>>, headers: &HeaderMap, now: Timestamp) -> Selected {
+        let nothing = if self.variant.is_some() { Reason::Vary } else { Reason::Never };
+        let Some(entry) = found else {
+            return self.forward(nothing, None);
+        };
+        let response = match &entry.content {
+            Content::Response(response) => response,
+            Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None),
+            Content::Variants(fields) => {
+                let variant = VariantId::of(entry.id, fields, headers);
+                let rule = Some(Rule { id: entry.id, fields: fields.clone() });
+                return Selected::Variant(Self { variant: rule, ..self }, variant);
+            }
+        };
+        match self.unusable(response, now) {
+            Some(reason) => self.forward(reason, Some(entry.id)),
+            None => Selected::Hit(Hit { entry, is_head: self.is_head }),
+        }
+    }
+
+    /// Goes to the origin for a reason that lies in the store.
+    pub fn without_store(self, reason: Reason) -> Selected {
+        self.forward(reason, None)
+    }
+
+    /// Why a stored response does not answer this request, if so.
+    fn unusable(&self, response: &StoredResponse, now: Timestamp) -> Option<Reason> {
+        let age = response.age(now);
+        let left = response.lifetime.saturating_sub(age);
+        let reasons = [
+            (response.basis == Basis::Policy && self.credentials.authorization, Reason::Authorization),
+            (response.basis == Basis::Policy && self.credentials.cookie, Reason::Cookie),
+            (self.client.no_cache || self.client.no_store, Reason::ClientDirective),
+            (!response.is_fresh(now), Reason::Expired),
+            (self.client.max_age.is_some_and(|limit| age > limit), Reason::TooOldForRequest),
+            (self.client.min_fresh.is_some_and(|asked| left < asked), Reason::TooOldForRequest),
+        ];
+        reasons.into_iter().find_map(|(unusable, reason)| unusable.then_some(reason))
+    }
+
+    fn forward(self, reason: Reason, seen: Option<EntryId>) -> Selected {
+        if self.client.only_if_cached {
+            return Selected::Unsatisfied;
+        }
+        let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
+        let storable = !self.is_head && !self.asks_for_part && !self.client.no_store;
+        Selected::Forward(Forward { reason, seen, storable, lookup: self })
+    }
+}
+
+/// A stored response that answers.
+#[derive(Debug)]
+pub struct Hit {
+    entry: Arc<Entry>,
+    is_head: bool,
+}
+
+impl Hit {
+    /// What is left of its lifetime, in whole seconds.
+    pub fn ttl(&self, now: Timestamp) -> i64 {
+        self.response().map_or(0, |response| response.ttl(now))
+    }
+
+    /// Status, headers with `Age` (RFC 9111 section 5.1), and body; HEAD gets no body, and the length of GET's.
+    pub fn answer(&self, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
+        let Some(response) = self.response() else {
+            return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
+        };
+        let mut headers = response.headers.clone();
+        headers.insert(header::AGE, HeaderValue::from(response.age(now).as_secs()));
+        if !self.is_head {
+            return (response.status, headers, response.body.clone());
+        }
+        if !headers.contains_key(header::CONTENT_LENGTH) && response.status != StatusCode::NO_CONTENT {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(response.body.len()));
+        }
+        (response.status, headers, Bytes::new())
+    }
+
+    fn response(&self) -> Option<&StoredResponse> {
+        match &self.entry.content {
+            Content::Response(response) => Some(response),
+            Content::Variants(_) => None,
+        }
+    }
+}
+
+/// A request that goes to the origin.
+#[derive(Debug)]
+pub struct Forward {
+    reason: Reason,
+    seen: Option<EntryId>,
+    storable: bool,
+    lookup: Lookup,
+}
+
+/// What becomes of the origin's answer.
+#[derive(Debug)]
+pub enum Received {
+    /// It is stored, once its body is whole.
+    Store(Box<Admission>),
+    /// It is passed on only.
+    Pass(Storing),
+}
+
+impl Forward {
+    /// Why the origin is asked.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The entry that was found and cannot answer.
+    pub fn seen(&self) -> Option<EntryId> {
+        self.seen
+    }
+
+    /// Whether the answer may be stored, should its head allow it.
+    pub fn may_store(&self) -> bool {
+        self.storable
+    }
+
+    /// Whether requests like this one may wait for its answer, and it for theirs: not those with credentials.
+    pub fn may_collapse(&self) -> bool {
+        self.storable && !self.lookup.credentials.any() && self.reason.forward() != Some("request")
+    }
+
+    /// Goes back to looking up.
+    pub fn look_again(self) -> Lookup {
+        Lookup { variant: None, ..self.lookup }
+    }
+
+    /// Judges the head of the origin's answer to the request with `request` headers.
+    ///
+    /// `layer_tags` are the tags of the layer, `caching` is what the handler said.
+    pub fn receive(
+        self,
+        key: EntryKey,
+        request: HeaderMap,
+        response: &response::Parts,
+        caching: &Caching,
+        layer_tags: &[String],
+        policy: &Policy,
+        arrival: Arrival,
+    ) -> Received {
+        if !self.storable {
+            return Received::Pass(Storing::Untried);
+        }
+        let (lifetime, initial_age, basis, fields) =
+            match Storability::of(response, self.lookup.credentials, caching, policy, arrival) {
+                Storability::Storable { lifetime, initial_age, basis, fields } => {
+                    (lifetime, initial_age, basis, fields)
+                }
+                Storability::Refused(refusal) => return Received::Pass(Storing::Refused(refusal)),
+            };
+        let all_tags = layer_tags.iter().chain(&caching.tags).map(String::as_str);
+        let Some(tags) = policy::tags(all_tags) else {
+            return Received::Pass(Storing::Refused(Refusal::TooManyTags));
+        };
+        let mut headers = response.headers.clone();
+        stored::clean(&mut headers);
+        Received::Store(Box::new(Admission {
+            key,
+            request,
+            fields,
+            rule: self.lookup.variant,
+            announced: length(&headers),
+            limit: policy.max_body,
+            response: StoredResponse {
+                status: response.status,
+                headers,
+                body: Bytes::new(),
+                received_at: arrival.now,
+                initial_age,
+                lifetime,
+                keep: policy.keep,
+                basis,
+                origin_cost: Duration::ZERO,
+                tags,
+                born: 0,
+                generation: 0,
+            },
+        }))
+    }
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A response that may be stored, and waits for its body.
+#[derive(Debug)]
+pub struct Admission {
+    key: EntryKey,
+    request: HeaderMap,
+    fields: Vec<HeaderName>,
+    rule: Option<Rule>,
+    announced: Option<u64>,
+    limit: u64,
+    response: StoredResponse,
+}
+
+/// What is to be stored for one response.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    /// Where the response is stored.
+    pub key: EntryKey,
+    /// The response.
+    pub response: Arc<Entry>,
+    /// The rule by which the resource varies, if it does; it is stored as the resource's own entry.
+    pub rule: Option<Arc<Entry>>,
+    /// How long both are to be kept.
+    pub stored_for: Duration,
+}
+
+impl Admission {
+    /// The largest body that is stored, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The length that `Content-Length` announces.
+    pub fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
+    /// What is left of the lifetime, in whole seconds.
+    pub fn ttl(&self, now: Timestamp) -> i64 {
+        self.response.ttl(now)
+    }
+
+    /// Takes the whole body, and says what to store.
+    ///
+    /// `origin_cost` is the time to the last byte; `id` and `rule_id` are fresh ids, the second for a rule that is new.
+    pub fn complete(self, body: Bytes, origin_cost: Duration, id: EntryId, rule_id: EntryId) -> Filling {
+        let response = StoredResponse { body, origin_cost, ..self.response };
+        let stored_for = response.stored_for();
+        let rule = match self.rule {
+            Some(Rule { id, fields }) => Some(Rule { id, fields: union(fields, self.fields) }),
+            None if self.fields.is_empty() => None,
+            None => Some(Rule { id: rule_id, fields: self.fields }),
+        };
+        let base = self.key.base();
+        let key = match &rule {
+            Some(rule) => base.of_variant(VariantId::of(rule.id, &rule.fields, &self.request)),
+            None => base,
+        };
+        let rule = rule.map(|rule| Arc::new(Entry { id: rule.id, content: Content::Variants(rule.fields) }));
+        Filling { key, response: Arc::new(Entry { id, content: Content::Response(response) }), rule, stored_for }
+    }
+}
+
+fn union(mut known: Vec<HeaderName>, more: Vec<HeaderName>) -> Vec<HeaderName> {
+    known.extend(more);
+    known.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    known.dedup();
+    known
+}

@@ -1,0 +1,602 @@
+//! Cache keys (RFC 9111 section 2): readable, of bounded length, and injective, so that no request can spell the key
+//! of another.
+//!
+//! A key is a text of parts with colons between them. What stands in a part and could be read as structure, as a
+//! pattern or as a control byte is percent-encoded, the percent sign itself included.
+
+use crate::stored::EntryId;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+/// The longest text of a key in bytes; a longer one is cut, and a digest of the whole put in the place of the rest.
+pub const LONGEST_KEY: usize = 512;
+
+/// What a resource is stored under, within its namespace.
+///
+/// [`Key::new`] takes text of your own, colons and all; [`Key::part`] adds a part that came from a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(String);
+
+impl Key {
+    /// A key of text of your own: `user:123`, `users:leaderboard`.
+    ///
+    /// Colons are kept, as they separate parts. Never build `text` out of what a request holds: two requests could
+    /// then spell the same key. That is what [`Key::part`] is for. A key without text is refused when it is used.
+    pub fn new(text: &str) -> Self {
+        let mut key = String::with_capacity(text.len());
+        encode(&mut key, text.as_bytes(), |byte| byte == b':');
+        Self(shorten(key))
+    }
+
+    /// Adds a part, with a colon before it. Whatever stands in `part` cannot reach beyond it.
+    #[must_use]
+    pub fn part(self, part: impl AsRef<[u8]>) -> Self {
+        let mut key = self.0;
+        key.push(':');
+        encode(&mut key, part.as_ref(), |_| false);
+        Self(shorten(key))
+    }
+
+    /// The default key of a request: `route:METHOD:authority:path?query`, HEAD counting as GET.
+    ///
+    /// The authority is that of the target when it has one, else `Host` (RFC 9112 section 3.3), in lower case.
+    pub fn of_request(head: &request::Parts) -> Result<Self, KeyError> {
+        let authority = authority(head)?;
+        let path = head.uri.path();
+        let method = if head.method == Method::HEAD { "GET" } else { head.method.as_str() };
+        let query = head.uri.query();
+        let mut key = String::with_capacity(16 + authority.len() + path.len() + query.map_or(0, str::len));
+        key.push_str("route:");
+        encode(&mut key, method.as_bytes(), |_| false);
+        key.push(':');
+        encode(&mut key, authority.as_bytes(), |_| false);
+        key.push(':');
+        encode(&mut key, path.as_bytes(), |_| false);
+        if let Some(query) = query {
+            key.push('?');
+            encode(&mut key, query.as_bytes(), |_| false);
+        }
+        Ok(Self(shorten(key)))
+    }
+
+    /// The text: printable ASCII without blanks, quotes, backslashes, braces and glob characters (save the `?` before
+    /// a query), at most [`LONGEST_KEY`] bytes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is no text, so that the key cannot be used.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes a text as it was stored; it is only ever compared.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The value of `X-Cache-Key`.
+    pub fn into_header_value(self) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(self.0)).ok()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+/// Why no key could be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The key has no text.
+    Empty,
+    /// The request names more than one host, or one that is not text.
+    Host,
+    /// A brace without its partner, or a parameter without a name; the template is given.
+    Braces(String),
+    /// Two parameters without a colon between them could spell the same key in two ways; the template is given.
+    NoColonBetween(String),
+    /// The template names a parameter that the route does not have.
+    UnknownParameter {
+        /// The template.
+        template: String,
+        /// The parameter.
+        parameter: String,
+    },
+    /// The template needs path parameters, and nothing tells them.
+    NoRouting(String),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the key is empty: it needs at least one character"),
+            Self::Host => f.write_str("the request has more than one Host, or one that is not text"),
+            Self::Braces(template) => {
+                write!(
+                    f,
+                    "key {template:?}: braces stand for path parameters, as in \"user:{{id}}\"; one here is alone or empty"
+                )
+            }
+            Self::NoColonBetween(template) => {
+                write!(f, "key {template:?}: put a colon between two parameters, or two requests could share a key")
+            }
+            Self::UnknownParameter { template, parameter } => {
+                write!(f, "key {template:?}: the route has no parameter {parameter:?}")
+            }
+            Self::NoRouting(template) => write!(
+                f,
+                "key {template:?}: nothing tells the path parameters; build the cache with `.routing(…)` of your framework's crate"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// A key with parameters, such as `user:{id}`, filled from the path of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Parameter(String),
+}
+
+impl Template {
+    /// Reads a template. Text without braces is a template without parameters.
+    ///
+    /// # Errors
+    ///
+    /// When it is empty, a brace has no partner, a parameter has no name, or two parameters have no colon between
+    /// them.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let broken = || KeyError::Braces(text.to_owned());
+        let mut pieces = Vec::new();
+        let (mut rest, mut separated) = (text, true);
+        while !rest.is_empty() {
+            let (literal, after) = rest.split_once('{').map_or((rest, None), |(literal, after)| (literal, Some(after)));
+            if literal.contains('}') {
+                return Err(broken());
+            }
+            if !literal.is_empty() {
+                let mut encoded = String::new();
+                encode(&mut encoded, literal.as_bytes(), |byte| byte == b':');
+                separated |= literal.contains(':');
+                pieces.push(Piece::Text(encoded));
+            }
+            let Some(after) = after else { break };
+            let (name, after) = after.split_once('}').ok_or_else(broken)?;
+            let name = name.strip_prefix('*').unwrap_or(name);
+            if name.is_empty() || name.contains('{') {
+                return Err(broken());
+            }
+            if !separated {
+                return Err(KeyError::NoColonBetween(text.to_owned()));
+            }
+            pieces.push(Piece::Parameter(name.to_owned()));
+            (rest, separated) = (after, false);
+        }
+        if pieces.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        Ok(Self { text: text.to_owned(), pieces })
+    }
+
+    /// The names of the parameters, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Parameter(name) => Some(name.as_str()),
+            Piece::Text(_) => None,
+        })
+    }
+
+    /// The text it was read from.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Fills in the parameters.
+    ///
+    /// # Errors
+    ///
+    /// When `value` does not know one of them.
+    pub fn fill<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> Result<Key, KeyError> {
+        let mut key = String::with_capacity(self.text.len() + 16);
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => key.push_str(text),
+                Piece::Parameter(name) => {
+                    let value = value(name).ok_or_else(|| KeyError::UnknownParameter {
+                        template: self.text.clone(),
+                        parameter: name.clone(),
+                    })?;
+                    encode(&mut key, value.as_bytes(), |_| false);
+                }
+            }
+        }
+        Ok(Key(shorten(key)))
+    }
+}
+
+/// The part of a store that belongs to one cache, and the version of what it keeps there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Namespace {
+    name: Arc<str>,
+    version: u32,
+}
+
+/// A namespace's name is not one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceError(String);
+
+impl fmt::Display for NamespaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "namespace {:?}: it takes 1 to 64 letters, digits, dots, hyphens and underscores", self.0)
+    }
+}
+
+impl std::error::Error for NamespaceError {}
+
+impl Namespace {
+    /// The namespace `name`, with the schema version of what is kept in it.
+    ///
+    /// # Errors
+    ///
+    /// When `name` is not 1 to 64 ASCII letters, digits, dots, hyphens and underscores.
+    pub fn new(name: &str, version: u32) -> Result<Self, NamespaceError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+            return Err(NamespaceError(name.to_owned()));
+        }
+        Ok(Self { name: name.into(), version })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The schema version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Where the resource `key` lies in this namespace.
+    pub fn entry(&self, key: Key) -> EntryKey {
+        EntryKey { namespace: self.clone(), key, variant: None }
+    }
+}
+
+/// Where one entry lies: a resource in a namespace, and which variant of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntryKey {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The resource.
+    pub key: Key,
+    /// The variant; `None` is the resource's own entry: its only response, or the rule by which it varies.
+    pub variant: Option<VariantId>,
+}
+
+impl EntryKey {
+    /// The resource's own entry.
+    #[must_use]
+    pub fn base(&self) -> Self {
+        Self { variant: None, ..self.clone() }
+    }
+
+    /// The text under which a store of many namespaces keeps it: `shop:v2:{user:123}`, a variant
+    /// `shop:v2:{user:123}:v:<digest>`. The braces are literal: they put a resource into one slot of a Redis cluster.
+    pub fn name(&self) -> String {
+        let Self { namespace, key, variant } = self;
+        let mut name = String::with_capacity(namespace.name.len() + key.0.len() + 16);
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{}:v{}:{{{}}}", namespace.name, namespace.version, key.0);
+        if let Some(variant) = variant {
+            let _ = write!(name, ":v:{}", variant.digest);
+        }
+        name
+    }
+
+    /// The entry of one variant.
+    #[must_use]
+    pub fn of_variant(&self, variant: VariantId) -> Self {
+        Self { variant: Some(variant), ..self.clone() }
+    }
+}
+
+/// One variant of a resource: a digest of the request headers named by `Vary`, under one rule.
+///
+/// The rule's id is part of it, so that variants stored under a rule that is gone can never be reached again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VariantId {
+    /// The id of the entry that holds the rule.
+    pub rule: EntryId,
+    /// The digest of the rule and the headers.
+    pub digest: EntryId,
+}
+
+impl VariantId {
+    /// The variant that a request with `headers` belongs to, where the resource varies by `fields`.
+    ///
+    /// Several lines of a field count as one list, as RFC 9111 section 4.1 allows.
+    pub fn of(rule: EntryId, fields: &[HeaderName], headers: &HeaderMap) -> Self {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&rule.0);
+        for field in fields {
+            feed(&mut hash, field.as_str().as_bytes());
+            let lines: Vec<&[u8]> = headers.get_all(field).iter().map(|line| line.as_bytes().trim_ascii()).collect();
+            hash.update(&[u8::from(!lines.is_empty())]);
+            feed(&mut hash, &lines.join(&b","[..]));
+        }
+        Self { rule, digest: EntryId(first_half(&hash.finalize())) }
+    }
+}
+
+/// The header fields by which a response varies (RFC 9110 section 12.5.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vary {
+    /// By these, sorted, each once; by none when there are none.
+    By(Vec<HeaderName>),
+    /// By something beyond header fields, or by what cannot be read.
+    Star,
+}
+
+impl Vary {
+    /// Reads the `Vary` of a response. Whatever is no field name counts as `*`.
+    pub fn parse(headers: &HeaderMap) -> Self {
+        let mut fields = Vec::new();
+        for line in headers.get_all(header::VARY) {
+            for member in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                match HeaderName::from_bytes(member) {
+                    Ok(name) if name.as_str() != "*" => fields.push(name),
+                    Err(_) if member.is_empty() => {}
+                    _ => return Self::Star,
+                }
+            }
+        }
+        fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        fields.dedup();
+        Self::By(fields)
+    }
+}
+
+/// The authority a request is for, in lower case; empty when it names none.
+fn authority(head: &request::Parts) -> Result<Cow<'_, str>, KeyError> {
+    let text = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => {
+            let mut hosts = head.headers.get_all(header::HOST).iter();
+            let host = hosts.next().map_or(Ok(""), HeaderValue::to_str).map_err(|_| KeyError::Host)?;
+            if hosts.next().is_some() {
+                return Err(KeyError::Host);
+            }
+            host.trim()
+        }
+    };
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Ok(Cow::Owned(text.to_ascii_lowercase()));
+    }
+    Ok(Cow::Borrowed(text))
+}
+
+/// Appends `part`, percent-encoding every byte that is not plain; `kept` names the ones to keep besides.
+fn encode(key: &mut String, part: &[u8], kept: impl Fn(u8) -> bool) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in part {
+        if is_plain(byte) || kept(byte) {
+            key.push(char::from(byte));
+        } else {
+            key.push('%');
+            key.push(char::from(HEX[usize::from(byte >> 4)]));
+            key.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b":{}%*?[]\"\\".contains(&byte)
+}
+
+/// Cuts a key that is too long, and ends it in a digest of the whole.
+///
+/// A percent sign is always followed by two digits in a key that was not cut, so `%~` cannot be spelled by one.
+fn shorten(key: String) -> String {
+    if key.len() <= LONGEST_KEY {
+        return key;
+    }
+    let digest = EntryId(first_half(&blake3::hash(key.as_bytes())));
+    let mut cut = key;
+    cut.truncate(LONGEST_KEY - 34);
+    cut.push_str("%~");
+    cut.push_str(&digest.to_string());
+    cut
+}
+
+fn feed(hash: &mut blake3::Hasher, part: &[u8]) {
+    hash.update(&(part.len() as u64).to_le_bytes()).update(part);
+}
+
+fn first_half(hash: &blake3::Hash) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    half
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use proptest::prelude::*;
+
+    fn key_of(method: &str, uri: &str, host: Option<&str>) -> String {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        Key::of_request(&head).expect("a key").as_str().to_owned()
+    }
+
+    #[test]
+    fn the_default_key_is_readable() {
+        let cases = [
+            (key_of("GET", "/products?page=2", Some("shop.example")), "route:GET:shop.example:/products?page=2"),
+            (key_of("HEAD", "/products", Some("Shop.Example:8080")), "route:GET:shop.example%3A8080:/products"),
+            (key_of("GET", "http://a.example/x", Some("b.example")), "route:GET:a.example:/x"),
+            (key_of("GET", "/", None), "route:GET::/"),
+            (key_of("GET", "/a?", None), "route:GET::/a?"),
+            (key_of("GET", "/a%20b:c*?d=[e]?", None), "route:GET::/a%2520b%3Ac%2A?d=%5Be%5D%3F"),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(key, expected);
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_refused() {
+        let request = Request::builder().header("host", "a").header("host", "b").body(()).expect("a request");
+        assert_eq!(Key::of_request(&request.into_parts().0), Err(KeyError::Host));
+    }
+
+    #[test]
+    fn parts_cannot_reach_beyond_themselves() {
+        assert_eq!(Key::new("user").part("1:2").as_str(), "user:1%3A2");
+        assert_eq!(Key::new("user:{id} *").as_str(), "user:%7Bid%7D%20%2A");
+        assert_eq!(Key::new("a\u{e9}\n\"\\").as_str(), "a%C3%A9%0A%22%5C");
+    }
+
+    #[test]
+    fn long_keys_are_cut_and_told_apart() {
+        let long = "x".repeat(10_000);
+        let (a, b) = (Key::new(&format!("{long}a")), Key::new(&format!("{long}b")));
+        assert_ne!(a, b);
+        assert_eq!(a.as_str().len(), LONGEST_KEY);
+        assert!(a.as_str().starts_with("xxx") && a.as_str().contains("%~"));
+        assert_ne!(Key::new(a.as_str()), a, "no text spells a cut key");
+    }
+
+    #[test]
+    fn templates_are_filled_and_checked() {
+        let fill = |template: &str, id: &str| {
+            let id = id.to_owned();
+            Template::parse(template)?.fill(|name| (name == "id").then_some(id.as_str())).map(|key| key.to_string())
+        };
+        assert_eq!(fill("user:{id}", "123"), Ok("user:123".into()));
+        assert_eq!(fill("user:{id}:posts", "1:2"), Ok("user:1%3A2:posts".into()));
+        assert_eq!(fill("files:{*id}", "a/b"), Ok("files:a/b".into()));
+        assert_eq!(fill("plain", ""), Ok("plain".into()));
+        let broken = |text: &str| Err(KeyError::Braces(text.to_owned()));
+        for text in ["user:{id", "user:id}", "user:{}", "a{b{c}}", "}{"] {
+            assert_eq!(fill(text, "1"), broken(text));
+        }
+        assert_eq!(fill("", "1"), Err(KeyError::Empty));
+        assert_eq!(fill("{id}{id}", "1"), Err(KeyError::NoColonBetween("{id}{id}".into())));
+        assert_eq!(fill("{id}-{id}", "1"), Err(KeyError::NoColonBetween("{id}-{id}".into())));
+        assert!(
+            matches!(fill("user:{name}", "1"), Err(KeyError::UnknownParameter { parameter, .. }) if parameter == "name")
+        );
+    }
+
+    #[test]
+    fn vary_is_read_in_every_spelling() {
+        let vary = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("vary", HeaderValue::from_str(line).expect("a value"));
+            }
+            Vary::parse(&headers)
+        };
+        let by = |names: &[&'static str]| Vary::By(names.iter().map(|name| HeaderName::from_static(name)).collect());
+        assert_eq!(vary(&[]), by(&[]));
+        assert_eq!(vary(&["Accept-Language, ,ACCEPT", "accept"]), by(&["accept", "accept-language"]));
+        for lines in [&["*"][..], &["accept, *"], &["accept", " * "], &["a b"], &["\"accept\""]] {
+            assert_eq!(vary(lines), Vary::Star, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn variants_differ_by_rule_by_presence_and_by_value() {
+        let fields = [HeaderName::from_static("a"), HeaderName::from_static("b")];
+        let variant = |rule: u8, headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            VariantId::of(EntryId([rule; 16]), &fields, &map)
+        };
+        assert_eq!(variant(1, &[("a", "x"), ("a", "y")]), variant(1, &[("a", "x,y")]));
+        assert_eq!(variant(1, &[("c", "x")]), variant(1, &[]));
+        let different = [
+            variant(1, &[]),
+            variant(2, &[]),
+            variant(1, &[("a", "")]),
+            variant(1, &[("a", "x")]),
+            variant(1, &[("b", "x")]),
+        ];
+        for (at, one) in different.iter().enumerate() {
+            assert!(different[..at].iter().all(|other| other != one));
+        }
+    }
+
+    #[test]
+    fn namespaces_are_plain_names() {
+        assert!(Namespace::new("shop-1.eu_west", 2).is_ok());
+        for name in ["", "a:b", "{a}", "a b", "é", &"x".repeat(65)] {
+            assert!(Namespace::new(name, 1).is_err(), "{name}");
+        }
+    }
+
+    fn part() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..6),
+            proptest::collection::vec(proptest::sample::select(&b":%{}?*~AZ0"[..]), 0..6)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn equal_keys_only_for_equal_parts(a in proptest::collection::vec(part(), 1..4), b in proptest::collection::vec(part(), 1..4)) {
+            let key = |parts: &[Vec<u8>]| parts.iter().fold(Key::new("k"), |key, part| key.part(part));
+            prop_assert_eq!(key(&a) == key(&b), a == b);
+            let plain = key(&a).as_str().bytes().all(|byte| is_plain(byte) || byte == b':' || byte == b'%');
+            prop_assert!(plain);
+        }
+
+        #[test]
+        fn long_parts_stay_injective(a in "[a%:]{500,520}", b in "[a%:]{500,520}") {
+            prop_assert_eq!(Key::new("k").part(&a) == Key::new("k").part(&b), a == b);
+            prop_assert!(Key::new("k").part(&a).as_str().len() <= LONGEST_KEY);
+        }
+
+        #[test]
+        fn equal_default_keys_only_for_equal_requests(
+            a in ("[A-C]{1,2}", "[a-b:]{0,3}", "/[a-b%:/]{0,4}", proptest::option::of("[a-b?%:]{0,3}")),
+            b in ("[A-C]{1,2}", "[a-b:]{0,3}", "/[a-b%:/]{0,4}", proptest::option::of("[a-b?%:]{0,3}")),
+        ) {
+            let key = |(method, host, path, query): &(String, String, String, Option<String>)| {
+                let uri = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+                key_of(method, &uri, Some(host))
+            };
+            prop_assert_eq!(key(&a) == key(&b), a == b);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The operator's choices for one layer, as plain values.
+
+use http::{Method, StatusCode};
+use std::time::Duration;
+
+/// The longest lifetime a policy can give; longer ones are cut to it.
+pub const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// What one layer caches, and for how long.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Policy {
+    /// The lifetime of responses that state none; `None` stores only responses that state their own. Default 1 h.
+    pub lifetime: Option<Duration>,
+    /// A lifetime that replaces whatever lifetime a response states. Default none.
+    pub lifetime_override: Option<Duration>,
+    /// The largest part by which a lifetime given by the policy is shortened, from 0 to 1. Default 0.1.
+    pub jitter: f64,
+    /// Statuses beyond 2xx that are stored, each with the lifetime of responses that state none.
+    pub statuses: Vec<(StatusCode, Duration)>,
+    /// The methods whose requests are looked up. Default GET and HEAD, which share entries.
+    pub methods: Vec<Method>,
+    /// The largest body that is stored, in bytes. Default 1 MiB.
+    pub max_body: u64,
+    /// How long a response is kept beyond its lifetime, so that an expired one can be told from one never stored.
+    /// Default 10 min.
+    pub keep: Duration,
+    /// Lifetimes given by the policy also apply to requests with cookies. Default false.
+    pub share_with_cookies: bool,
+    /// Requests with `Authorization` are cached like others. Default false.
+    pub share_with_authorization: bool,
+    /// Names of cookies that do not make a request personal.
+    pub ignored_cookies: Vec<String>,
+    /// Cache directives of requests are honoured. Default false, as any client could else empty the cache.
+    pub honor_client_directives: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lifetime: Some(Duration::from_secs(60 * 60)),
+            lifetime_override: None,
+            jitter: 0.1,
+            statuses: Vec::new(),
+            methods: vec![Method::GET, Method::HEAD],
+            max_body: 1 << 20,
+            keep: Duration::from_secs(10 * 60),
+            share_with_cookies: false,
+            share_with_authorization: false,
+            ignored_cookies: Vec::new(),
+            honor_client_directives: false,
+        }
+    }
+}
+
+/// What a handler says about its own response, besides the response's headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caching {
+    /// The lifetime, in place of the one that the headers or the layer state.
+    pub lifetime: Option<Duration>,
+    /// Tags, beside those of the layer.
+    pub tags: Vec<String>,
+    /// Whether it may be stored at all.
+    pub store: bool,
+}
+
+impl Default for Caching {
+    fn default() -> Self {
+        Self { lifetime: None, tags: Vec::new(), store: true }
+    }
+}
+
+/// The most tags an entry can have.
+pub const MOST_TAGS: usize = 64;
+
+/// The longest tag in bytes.
+pub const LONGEST_TAG: usize = 256;
+
+/// The tags of an entry: each once, without blanks around them and without empty ones; `None` when there are more
+/// than [`MOST_TAGS`] or one is longer than [`LONGEST_TAG`].
+pub fn tags<'a>(all: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
+    let mut kept: Vec<String> = Vec::new();
+    for tag in all.map(str::trim).filter(|tag| !tag.is_empty()) {
+        if kept.iter().any(|known| known == tag) {
+            continue;
+        }
+        if tag.len() > LONGEST_TAG || kept.len() == MOST_TAGS {
+            return None;
+        }
+        kept.push(tag.to_owned());
+    }
+    Some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_normalised_and_never_dropped_in_silence() {
+        assert_eq!(tags([" a", "", "b", "a ", "\t"].into_iter()), Some(vec!["a".to_owned(), "b".to_owned()]));
+        let many: Vec<String> = (0..=MOST_TAGS).map(|n| n.to_string()).collect();
+        assert_eq!(tags(many.iter().map(String::as_str)), None);
+        assert_eq!(tags(many[1..].iter().map(String::as_str)).map(|tags| tags.len()), Some(MOST_TAGS));
+        assert_eq!(tags(std::iter::once("x".repeat(LONGEST_TAG + 1).as_str())), None);
+    }
+}

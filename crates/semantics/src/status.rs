@@ -1,0 +1,112 @@
+//! The `Cache-Status` member of one outcome (RFC 9211).
+
+use crate::reason::{Outcome, Storing};
+use http::HeaderValue;
+use std::fmt::{self, Write};
+
+/// The name by which this cache calls itself in `Cache-Status`, when the operator gives none.
+pub const IDENTIFIER: &str = "larder";
+
+/// Renders the member for `outcome`; `None` for answers that this cache made itself (RFC 9211 section 2).
+///
+/// `identifier` must be a token of structured fields; `key` is shown when given, and must be ASCII without quotes,
+/// backslashes and control bytes, which the text of a [`Key`](crate::Key) always is.
+pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Option<HeaderValue> {
+    if matches!(outcome, Outcome::Shed { .. }) {
+        return None;
+    }
+    let mut member = String::with_capacity(identifier.len() + 96);
+    member.push_str(identifier);
+    // Writing to a String cannot fail.
+    let _ = parameters(&mut member, outcome);
+    if let Some(key) = key {
+        let _ = write!(member, "; key=\"{key}\"");
+    }
+    HeaderValue::try_from(member).ok()
+}
+
+fn parameters(member: &mut String, outcome: Outcome) -> fmt::Result {
+    let reason = outcome.reason();
+    match outcome {
+        Outcome::Hit { ttl, .. } => write!(member, "; hit; ttl={ttl}; detail={reason}"),
+        Outcome::Collapsed { ttl } => write!(member, "; fwd=uri-miss; collapsed; ttl={ttl}; detail={reason}"),
+        Outcome::Forwarded { status, storing, .. } => {
+            write!(member, "; fwd={}; fwd-status={status}", reason.forward().unwrap_or("bypass"))?;
+            match storing {
+                Storing::Untried => write!(member, "; detail={reason}"),
+                Storing::Offered { ttl } => write!(member, "; stored; ttl={ttl}; detail={reason}"),
+                Storing::Refused(refusal) => write!(member, "; stored=?0; detail={refusal}"),
+            }
+        }
+        Outcome::Shed { .. } => Ok(()),
+    }
+}
+
+/// Whether `name` can stand as an identifier: a token of structured fields (RFC 9651 section 3.3.4).
+pub fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'*')
+        && bytes.all(|byte| crate::directives::is_token_byte(byte) || byte == b':' || byte == b'/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reason::{Reason, Refusal, Verdict};
+
+    #[test]
+    fn members_read_as_the_standard_has_them() {
+        let rendered =
+            |outcome| cache_status(IDENTIFIER, outcome, None).map(|value| value.to_str().expect("ASCII").to_owned());
+        let forwarded = |reason, storing| Outcome::Forwarded { reason, status: 200, storing };
+        let cases = [
+            (Outcome::Hit { reason: Reason::Near, ttl: 43 }, "larder; hit; ttl=43; detail=near"),
+            (Outcome::Collapsed { ttl: 9 }, "larder; fwd=uri-miss; collapsed; ttl=9; detail=collapsed"),
+            (
+                forwarded(Reason::Never, Storing::Offered { ttl: 60 }),
+                "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60; detail=never",
+            ),
+            (
+                forwarded(Reason::Expired, Storing::Refused(Refusal::SetCookie)),
+                "larder; fwd=stale; fwd-status=200; stored=?0; detail=set-cookie",
+            ),
+            (
+                forwarded(Reason::BreakerOpen, Storing::Untried),
+                "larder; fwd=bypass; fwd-status=200; detail=breaker-open",
+            ),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(rendered(outcome).as_deref(), Some(expected));
+        }
+        assert_eq!(rendered(Outcome::Shed { reason: Reason::OnlyIfCached }), None);
+    }
+
+    #[test]
+    fn every_outcome_is_a_structured_field_with_hit_or_fwd_and_never_both() {
+        for reason in Reason::all() {
+            let outcomes = match reason.verdict() {
+                Verdict::Hit | Verdict::Stale => vec![Outcome::Hit { reason, ttl: -3 }],
+                Verdict::Shed => continue,
+                _ => vec![
+                    Outcome::Forwarded { reason, status: 503, storing: Storing::Untried },
+                    Outcome::Forwarded { reason, status: 200, storing: Storing::Offered { ttl: i64::from(i32::MAX) } },
+                    Outcome::Forwarded { reason, status: 200, storing: Storing::Refused(Refusal::NoStore) },
+                    Outcome::Collapsed { ttl: 0 },
+                ],
+            };
+            for outcome in outcomes {
+                let value = cache_status("a-cache", outcome, Some("route:GET:h:/p?q=1")).expect("a member");
+                let list = sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a list");
+                let [sfv::ListEntry::Item(member)] = &list[..] else { panic!("one member: {value:?}") };
+                assert_ne!(member.params.contains_key("hit"), member.params.contains_key("fwd"), "{value:?}");
+                assert!(member.params.contains_key("detail") && member.params.contains_key("key"));
+            }
+        }
+    }
+
+    #[test]
+    fn identifiers_are_tokens() {
+        assert!(["larder", "orders-cache", "a:b/c", "*x"].iter().all(|name| is_identifier(name)));
+        assert!(["", "1a", "a b", "a;b", "a\"", "é"].iter().all(|name| !is_identifier(name)));
+    }
+}

@@ -1,0 +1,160 @@
+//! What lies in a store: responses, and the rules by which resources vary.
+
+use crate::time::Timestamp;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use std::{fmt, time::Duration};
+
+/// A 128-bit value that no two entries, tickets or variants share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct EntryId(pub [u8; 16]);
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One thing in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Tells this entry from any other that is, was or will be stored under the same key.
+    pub id: EntryId,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A response.
+    Response(StoredResponse),
+    /// The resource varies by these header fields, sorted; its responses are stored as variants.
+    Variants(Vec<HeaderName>),
+}
+
+/// A response as it is stored (RFC 9111 section 3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredResponse {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields, without those that belong to one connection, and without `Age`.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Its age when it was received.
+    pub initial_age: Duration,
+    /// Its freshness lifetime.
+    pub lifetime: Duration,
+    /// How long it is kept beyond its lifetime.
+    pub keep: Duration,
+    /// Who gave the lifetime.
+    pub basis: Basis,
+    /// What the origin took to answer, to its last byte.
+    pub origin_cost: Duration,
+    /// The tags it can be invalidated by.
+    pub tags: Vec<String>,
+    /// The invalidation clock as it was known before the origin was asked.
+    pub born: u64,
+    /// The generation of the namespace as it was known before the origin was asked.
+    pub generation: u64,
+}
+
+/// Who gave a response its lifetime, and so for whom it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The response states it.
+    Response,
+    /// The response states it, and that it may be shared with requests that carry credentials.
+    Shared,
+    /// The policy or the handler gave it.
+    Policy,
+}
+
+impl StoredResponse {
+    /// The age at `now` (RFC 9111 section 4.2.3).
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.initial_age.saturating_add(now.since(self.received_at))
+    }
+
+    /// Whether it is fresh at `now` (RFC 9111 section 4.2).
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.lifetime > self.age(now)
+    }
+
+    /// What is left of the lifetime at `now`, in whole seconds; negative once it is over.
+    pub fn ttl(&self, now: Timestamp) -> i64 {
+        let (lifetime, age) = (self.lifetime, self.age(now));
+        let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        match lifetime.checked_sub(age) {
+            Some(left) => whole(left),
+            None => -whole(age - lifetime),
+        }
+    }
+
+    /// How long a store should keep it, counted from when it was received.
+    pub fn stored_for(&self) -> Duration {
+        self.lifetime.saturating_sub(self.initial_age).saturating_add(self.keep)
+    }
+}
+
+/// Removes what a store must not keep: the fields of one connection (RFC 9110 section 7.6.1, RFC 9111 section 3.1),
+/// and `Age`, which is computed anew at each reuse.
+pub fn clean(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::PROXY_AUTHENTICATE,
+        HeaderName::from_static("proxy-authentication-info"),
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::AGE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn connection_fields_and_those_it_names_are_removed() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop , , b@d"),
+            ("x-hop", "1"),
+            ("x-end", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("age", "5"),
+            ("upgrade", "h2c"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        clean(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
+    }
+}

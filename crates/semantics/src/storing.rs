@@ -1,0 +1,130 @@
+//! Whether a response may be stored (RFC 9111 section 3), and the reason when not.
+
+use crate::{
+    directives::ResponseDirectives,
+    freshness::{Arrival, Lifetime},
+    key::Vary,
+    policy::{Caching, Policy},
+    reason::Refusal,
+    stored::Basis,
+};
+use http::{HeaderMap, HeaderName, StatusCode, header, response};
+use std::time::Duration;
+
+/// What a request carries that makes its response personal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Credentials {
+    /// Cookies that are not on the policy's list of ignored ones.
+    pub cookie: bool,
+    /// `Authorization`.
+    pub authorization: bool,
+}
+
+impl Credentials {
+    /// The credentials among the headers of a request, less those that the policy shares.
+    pub fn of(headers: &HeaderMap, policy: &Policy) -> Self {
+        Self {
+            cookie: !policy.share_with_cookies && has_personal_cookie(headers, &policy.ignored_cookies),
+            authorization: !policy.share_with_authorization && headers.contains_key(header::AUTHORIZATION),
+        }
+    }
+
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.cookie || self.authorization
+    }
+}
+
+fn has_personal_cookie(headers: &HeaderMap, ignored: &[String]) -> bool {
+    headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).any(|pair| {
+        let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+        !pair.trim_ascii().is_empty() && !ignored.iter().any(|known| known.as_bytes() == name)
+    })
+}
+
+/// Whether a response may be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storability {
+    /// It may.
+    Storable {
+        /// Its freshness lifetime.
+        lifetime: Duration,
+        /// Its age on arrival, less than the lifetime.
+        initial_age: Duration,
+        /// For whom the lifetime counts.
+        basis: Basis,
+        /// The request headers it varies by.
+        fields: Vec<HeaderName>,
+    },
+    /// It may not.
+    Refused(Refusal),
+}
+
+impl Storability {
+    /// Judges the head of a response to a GET, or to whatever other method the layer caches.
+    pub fn of(
+        response: &response::Parts,
+        credentials: Credentials,
+        caching: &Caching,
+        policy: &Policy,
+        arrival: Arrival,
+    ) -> Self {
+        let headers = &response.headers;
+        let directives = ResponseDirectives::parse(headers);
+        if let Some(refusal) = refused_outright(response.status, headers, &directives, caching, policy) {
+            return Self::Refused(refusal);
+        }
+        let Vary::By(fields) = Vary::parse(headers) else {
+            return Self::Refused(Refusal::VaryStar);
+        };
+        if credentials.authorization && !directives.shared_with_credentials() {
+            return Self::Refused(Refusal::Authorization);
+        }
+        let Some(lifetime) = Lifetime::of(response.status, headers, &directives, caching, policy, arrival) else {
+            return Self::Refused(Refusal::NoLifetime);
+        };
+        let basis = match lifetime {
+            _ if directives.public || directives.s_maxage.is_some() => Basis::Shared,
+            Lifetime::Stated(_) if directives.must_revalidate => Basis::Shared,
+            Lifetime::Stated(_) => Basis::Response,
+            Lifetime::Given(_) => Basis::Policy,
+        };
+        match basis {
+            Basis::Policy if credentials.authorization => return Self::Refused(Refusal::Authorization),
+            Basis::Policy if credentials.cookie => return Self::Refused(Refusal::Cookie),
+            _ => {}
+        }
+        let initial_age = lifetime.initial_age(headers, arrival);
+        if lifetime.length() <= initial_age {
+            return Self::Refused(Refusal::NoLifetime);
+        }
+        Self::Storable { lifetime: lifetime.length(), initial_age, basis, fields }
+    }
+}
+
+/// The refusals that no lifetime and no credentials can change.
+fn refused_outright(
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    caching: &Caching,
+    policy: &Policy,
+) -> Option<Refusal> {
+    let opted_in = policy.statuses.iter().any(|(known, _)| *known == status);
+    let understood = status.canonical_reason().is_some();
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let refusals = [
+        (!caching.store, Refusal::Handler),
+        (matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED), Refusal::Partial),
+        (headers.contains_key(header::CONTENT_RANGE), Refusal::Partial),
+        (!status.is_success() && !opted_in, Refusal::Status),
+        (directives.must_understand && !understood, Refusal::Status),
+        (directives.malformed, Refusal::MalformedDirective),
+        (directives.no_store && !directives.must_understand, Refusal::NoStore),
+        (directives.private, Refusal::Private),
+        (directives.no_cache, Refusal::NoCache),
+        (headers.contains_key(header::SET_COOKIE), Refusal::SetCookie),
+        (announced.is_some_and(|length| length > policy.max_body), Refusal::TooLarge),
+    ];
+    refusals.into_iter().find_map(|(refused, refusal)| refused.then_some(refusal))
+}
