@@ -3,7 +3,7 @@
 //! A miss *claims* the entry's key and receives a [`Ticket`]; the answer is *filled* with that ticket; a *purge* voids
 //! every ticket of the resource. So after a purge has returned, no answer that was asked for before it is ever stored.
 
-use larder_semantics::{Entry, EntryId, EntryKey, Reason, Timestamp, exchange::Filling};
+use larder_semantics::{Entry, EntryId, EntryKey, Key, Namespace, Reason, Timestamp, exchange::Filling};
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 /// A place where entries are kept.
@@ -32,8 +32,8 @@ pub trait Store: Send + Sync + 'static {
     /// Gives a ticket back unused.
     fn release(&self, ticket: Ticket) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Removes what `purge` names, with all its variants, and voids every fill of it that is in flight.
-    fn purge(&self, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
+    /// Removes what `purge` names in `namespace`, with all its variants, and voids every fill of it that is in flight.
+    fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
 
     /// Whether the store answers at all, asked when it has failed before.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
@@ -154,7 +154,14 @@ pub enum Filled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purge {
     /// One resource, with all its variants.
-    Key(EntryKey),
+    Key(Key),
+}
+
+impl Purge {
+    /// One resource, with all its variants: `Purge::key("user:123")`.
+    pub fn key(key: impl Into<Key>) -> Self {
+        Self::Key(key.into())
+    }
 }
 
 /// What a purge reached.
@@ -237,7 +244,7 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>>;
-    fn purge<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
+    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
     fn is_remote(&self) -> bool;
 }
 
@@ -266,8 +273,8 @@ impl<S: Store> AnyStore for S {
         Box::pin(Store::release(self, ticket))
     }
 
-    fn purge<'a>(&'a self, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
-        Box::pin(Store::purge(self, purge))
+    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
+        Box::pin(Store::purge(self, namespace, purge))
     }
 
     fn is_remote(&self) -> bool {
