@@ -1,1 +1,17 @@
-//! A crate of larder.
+//! What the tests against real servers share: starting a server, and breaking the network in front of it.
+//!
+//! Everything here panics with a full sentence when it cannot do its work, because a test that
+//! cannot run fails: it does not skip.
+
+mod certificates;
+mod connection;
+mod program;
+mod proxy;
+mod replies;
+mod server;
+
+pub use connection::Connection;
+pub use program::Flavor;
+pub use proxy::FaultProxy;
+pub use replies::ReplyScanner;
+pub use server::{RedisServer, RedisServerBuilder};

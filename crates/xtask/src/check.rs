@@ -17,31 +17,15 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     for step in &STEPS {
         step.run(root, &servers)?;
     }
-    println!(
-        "==> all {} steps passed in {}",
-        STEPS.len(),
-        seconds(started)
-    );
+    println!("==> all {} steps passed in {}", STEPS.len(), seconds(started));
     Ok(())
 }
 
 const STEPS: [Step; 4] = [
-    Step {
-        name: "format",
-        cargo: &["fmt", "--all", "--check"],
-        rustdocflags: None,
-    },
+    Step { name: "format", cargo: &["fmt", "--all", "--check"], rustdocflags: None },
     Step {
         name: "lints",
-        cargo: &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--all-features",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        cargo: &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
         rustdocflags: None,
     },
     Step {
@@ -49,11 +33,7 @@ const STEPS: [Step; 4] = [
         cargo: &["doc", "--workspace", "--no-deps", "--all-features"],
         rustdocflags: Some("-D warnings"),
     },
-    Step {
-        name: "tests",
-        cargo: &["test", "--workspace", "--all-features"],
-        rustdocflags: None,
-    },
+    Step { name: "tests", cargo: &["test", "--workspace", "--all-features"], rustdocflags: None },
 ];
 
 /// One run of cargo.
@@ -75,12 +55,7 @@ impl Step {
             .status()
             .map_err(|error| format!("step `{}`: cargo did not start: {error}", self.name))?;
         if !status.success() {
-            return Err(format!(
-                "step `{}` failed after {} ({status}): {self}",
-                self.name,
-                seconds(started)
-            )
-            .into());
+            return Err(format!("step `{}` failed after {} ({status}): {self}", self.name, seconds(started)).into());
         }
         println!("==> {}: ok in {}", self.name, seconds(started));
         Ok(())
@@ -114,9 +89,6 @@ mod tests {
     fn a_step_is_shown_as_one_would_type_it() {
         let shown = STEPS.map(|step| step.to_string());
         assert_eq!(shown[0], "cargo fmt --all --check");
-        assert_eq!(
-            shown[2],
-            "RUSTDOCFLAGS=\"-D warnings\" cargo doc --workspace --no-deps --all-features"
-        );
+        assert_eq!(shown[2], "RUSTDOCFLAGS=\"-D warnings\" cargo doc --workspace --no-deps --all-features");
     }
 }

