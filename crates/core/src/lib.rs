@@ -1,6 +1,39 @@
-//! larder caches HTTP responses.
+//! larder caches HTTP responses: a tower layer, and the engine under it.
 
+mod background;
+mod body;
+mod breaker;
+mod builder;
 pub mod codec;
+mod engine;
+mod fill;
+mod flights;
+mod guard;
+pub mod headers;
+mod layer;
+mod lease;
+mod memory;
+mod observe;
+mod routing;
+mod service;
 pub mod store;
+mod tiered;
+mod ttl;
 
+pub use body::{BodyError, CacheBody};
+pub use builder::CacheBuilder;
+pub use engine::Cache;
+pub use guard::{Deadlines, Guard};
+pub use headers::DebugHeaders;
 pub use larder_semantics as semantics;
+pub use larder_semantics::{
+    Caching, Reason, Refusal, Verdict,
+    key::{Key, KeyError, Template},
+};
+pub use layer::{CacheLayer, ConfigError};
+pub use memory::MemoryStore;
+pub use routing::Routing;
+pub use service::CacheService;
+pub use store::{Purge, Purged, Store, StoreError};
+pub use tiered::Tiered;
+pub use ttl::Ttl;

@@ -245,7 +245,6 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>>;
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
-    fn is_remote(&self) -> bool;
 }
 
 impl<S: Store> AnyStore for S {
@@ -275,9 +274,5 @@ impl<S: Store> AnyStore for S {
 
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(Store::purge(self, namespace, purge))
-    }
-
-    fn is_remote(&self) -> bool {
-        Store::is_remote(self)
     }
 }

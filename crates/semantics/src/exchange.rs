@@ -40,8 +40,11 @@ impl Intake {
         if safe && has_content(&head.headers) {
             return Self::Bypass(Reason::Skipped);
         }
-        let client =
-            policy.honor_client_directives.then(|| RequestDirectives::parse(&head.headers)).unwrap_or_default();
+        let client = if policy.honor_client_directives {
+            RequestDirectives::parse(&head.headers)
+        } else {
+            RequestDirectives::default()
+        };
         Self::Lookup(Lookup {
             is_head: head.method == Method::HEAD,
             asks_for_part: PART_REQUESTS.iter().any(|field| head.headers.contains_key(field)),
@@ -120,6 +123,26 @@ impl Lookup {
         }
     }
 
+    /// Selects from what another request has just fetched for the same key.
+    pub fn select_fetched(self, fetched: &Filling, headers: &HeaderMap, now: Timestamp) -> Selected {
+        let Some(rule) = &fetched.rule else {
+            return self.select(Some(fetched.response.clone()), headers, now);
+        };
+        match self.select(Some(rule.clone()), headers, now) {
+            Selected::Variant(lookup, variant) if fetched.key.variant == Some(variant) => {
+                lookup.select(Some(fetched.response.clone()), headers, now)
+            }
+            Selected::Variant(lookup, _) => lookup.forward(Reason::Vary, None),
+            other => other,
+        }
+    }
+
+    /// The same lookup, from the resource's own entry.
+    #[must_use]
+    pub fn from_base(self) -> Self {
+        Self { variant: None, ..self }
+    }
+
     /// Goes to the origin for a reason that lies in the store.
     pub fn without_store(self, reason: Reason) -> Selected {
         self.forward(reason, None)
@@ -187,6 +210,15 @@ impl Hit {
     }
 }
 
+/// What the origin was asked.
+#[derive(Debug)]
+pub struct Asked {
+    /// Where the answer would be stored.
+    pub key: EntryKey,
+    /// The request's headers, by which the answer may vary.
+    pub headers: HeaderMap,
+}
+
 /// A request that goes to the origin.
 #[derive(Debug)]
 pub struct Forward {
@@ -226,27 +258,24 @@ impl Forward {
         self.storable && !self.lookup.credentials.any() && self.reason.forward() != Some("request")
     }
 
-    /// Goes back to looking up.
+    /// Goes back to looking up, from the resource's own entry.
     pub fn look_again(self) -> Lookup {
-        Lookup { variant: None, ..self.lookup }
+        self.lookup.from_base()
     }
 
-    /// Judges the head of the origin's answer to the request with `request` headers.
-    ///
-    /// `layer_tags` are the tags of the layer, `caching` is what the handler said.
+    /// Judges the head of the origin's answer, and what the handler said beside it.
     pub fn receive(
         self,
-        key: EntryKey,
-        request: HeaderMap,
+        asked: Asked,
         response: &response::Parts,
         caching: &Caching,
-        layer_tags: &[String],
         policy: &Policy,
         arrival: Arrival,
     ) -> Received {
         if !self.storable {
             return Received::Pass(Storing::Untried);
         }
+        let Asked { key, headers: request } = asked;
         let (lifetime, initial_age, basis, fields) =
             match Storability::of(response, self.lookup.credentials, caching, policy, arrival) {
                 Storability::Storable { lifetime, initial_age, basis, fields } => {
@@ -254,7 +283,7 @@ impl Forward {
                 }
                 Storability::Refused(refusal) => return Received::Pass(Storing::Refused(refusal)),
             };
-        let all_tags = layer_tags.iter().chain(&caching.tags).map(String::as_str);
+        let all_tags = policy.tags.iter().chain(&caching.tags).map(String::as_str);
         let Some(tags) = policy::tags(all_tags) else {
             return Received::Pass(Storing::Refused(Refusal::TooManyTags));
         };

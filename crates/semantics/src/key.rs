@@ -243,6 +243,13 @@ pub struct Namespace {
     version: u32,
 }
 
+impl Default for Namespace {
+    /// The namespace `larder`, version 1.
+    fn default() -> Self {
+        Self { name: "larder".into(), version: 1 }
+    }
+}
+
 /// A namespace's name is not one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceError(String);

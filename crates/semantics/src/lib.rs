@@ -26,9 +26,9 @@ pub mod stored;
 pub mod storing;
 mod time;
 
-pub use exchange::{Admission, Forward, Hit, Intake, Lookup, Received, Selected};
+pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Received, Selected};
 pub use key::{EntryKey, Key, KeyError, Namespace, Template, VariantId};
-pub use policy::Policy;
-pub use reason::{Outcome, Reason, Refusal, Verdict};
+pub use policy::{Caching, Policy};
+pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};
 pub use stored::{Content, Entry, EntryId, StoredResponse};
 pub use time::Timestamp;

@@ -18,6 +18,8 @@ pub struct Policy {
     pub jitter: f64,
     /// Statuses beyond 2xx that are stored, each with the lifetime of responses that state none.
     pub statuses: Vec<(StatusCode, Duration)>,
+    /// Tags of every response that the layer stores.
+    pub tags: Vec<String>,
     /// The methods whose requests are looked up. Default GET and HEAD, which share entries.
     pub methods: Vec<Method>,
     /// The largest body that is stored, in bytes. Default 1 MiB.
@@ -42,6 +44,7 @@ impl Default for Policy {
             lifetime_override: None,
             jitter: 0.1,
             statuses: Vec::new(),
+            tags: Vec::new(),
             methods: vec![Method::GET, Method::HEAD],
             max_body: 1 << 20,
             keep: Duration::from_secs(10 * 60),

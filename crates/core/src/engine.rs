@@ -1,0 +1,548 @@
+//! The life of a request, from top to bottom.
+
+use crate::{
+    CacheBuilder, CacheLayer,
+    background::Outlives,
+    body::CacheBody,
+    fill::{Fill, UNCACHEABLE_FOR, release_after},
+    flights::{Flights, Follow, Joined, Lead, Release, Waited},
+    layer::Rules,
+    lease::Lease,
+    observe::{Observer, RouteMetrics},
+    routing::Routing,
+    store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
+};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts};
+use http_body::Body;
+use larder_semantics::{
+    Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Namespace, Outcome, Reason, Received, Refusal,
+    Selected, Storing, VariantId, freshness::Arrival,
+};
+use quick_cache::sync::Cache as Bounded;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+use tokio::time::{Instant, timeout};
+use tower_service::Service;
+
+/// A cache: one store, and what all the layers over it share.
+///
+/// Clones are the same cache. [`Cache::layer`] makes the layers that put it before a service.
+#[derive(Clone)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn AnyStore>,
+    pub(crate) namespace: Namespace,
+    pub(crate) routing: Option<Arc<dyn Routing>>,
+    pub(crate) identifier: String,
+    pub(crate) settings: Settings,
+    pub(crate) observer: Observer,
+    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Filling>>,
+    /// Resources whose last response was refused, and until when they count as uncacheable.
+    pub(crate) uncacheable: Bounded<EntryKey, Instant>,
+}
+
+/// How long a request may wait, and for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// For the store, in all.
+    pub(crate) store_budget: Duration,
+    /// For another request's fetch, in all.
+    pub(crate) lock_wait: Duration,
+}
+
+/// How often a request may look up again, because what it was about to fetch has come meanwhile.
+const ROUNDS: usize = 5;
+
+impl Cache {
+    /// Begins to configure a cache.
+    pub fn builder() -> CacheBuilder {
+        CacheBuilder::default()
+    }
+
+    /// A cache in this process's memory, with every setting at its default.
+    pub fn in_memory() -> Self {
+        CacheBuilder::in_memory()
+    }
+
+    /// A layer over this cache, with every setting at its default: responses that state no lifetime get
+    /// [`Ttl::STANDARD`](crate::Ttl::STANDARD).
+    pub fn layer(&self) -> CacheLayer {
+        CacheLayer::new(self.clone())
+    }
+
+    /// Removes what `purge` names. When this has returned `Ok`, no answer that the origin was asked for before is
+    /// served to a request that comes after, nor ever stored.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be reached, or refuses: what was to be removed may still be there. Dropping the future
+    /// leaves the purge either done or not done.
+    pub async fn purge(&self, purge: Purge) -> Result<Purged, StoreError> {
+        self.detach(&purge);
+        let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
+        self.detach(&purge);
+        purged
+    }
+
+    fn detach(&self, purge: &Purge) {
+        let Purge::Key(key) = purge;
+        self.shared.flights.detach(&self.shared.namespace.entry(key.clone()));
+    }
+
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn AnyStore> {
+        &self.shared.store
+    }
+
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.shared.observer
+    }
+
+    pub(crate) fn identifier(&self) -> &str {
+        &self.shared.identifier
+    }
+
+    pub(crate) fn routing(&self) -> Option<&Arc<dyn Routing>> {
+        self.shared.routing.as_ref()
+    }
+
+    /// Whether two handles are the same cache.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Answers a request from what is stored, or from `origin`, whose answer may be stored.
+    pub(crate) async fn serve<S, Q, B>(
+        self,
+        rules: Arc<Rules>,
+        request: Request<Q>,
+        origin: S,
+    ) -> Result<Response<CacheBody<B>>, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        Q: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let (mut head, body) = request.into_parts();
+        let (visit, inherited) = Visit::begin(self, rules, &mut head);
+        let course = match visit.intake(&mut head) {
+            Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
+            Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
+        };
+        match course {
+            Course::Answer(hit, key, reason) => Ok(visit.answer(&hit, key, reason)),
+            Course::Unsatisfied(key) => Ok(visit.unsatisfied(key)),
+            Course::Forward(errand) if errand.grant.is_none() => {
+                visit.forward(*errand, Request::from_parts(head, body), origin).await
+            }
+            // The origin's work is wanted by others too: it goes on when this client leaves.
+            Course::Forward(errand) => {
+                Outlives::new(visit.forward(*errand, Request::from_parts(head, body), origin)).await
+            }
+        }
+    }
+
+    /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
+    pub(crate) fn refuse(&self, grant: Grant, refusal: Refusal) {
+        self.shared.observer.skipped(refusal);
+        if refusal.is_lasting() {
+            self.shared.uncacheable.insert(grant.key.base(), Instant::now() + UNCACHEABLE_FOR);
+        }
+        if let Some(lead) = grant.lead {
+            lead.release(release_after(refusal));
+        }
+    }
+
+    fn is_uncacheable(&self, key: &EntryKey) -> bool {
+        let uncacheable = &self.shared.uncacheable;
+        !uncacheable.is_empty() && uncacheable.get(key).is_some_and(|until| until > Instant::now())
+    }
+}
+
+/// One request on its way through one layer.
+struct Visit {
+    cache: Cache,
+    rules: Arc<Rules>,
+    metrics: Arc<RouteMetrics>,
+    /// Whether the response tells the key.
+    shows_key: bool,
+    /// Whether another layer of the same cache is around this one, and leaves the decisions to it.
+    is_nested: bool,
+}
+
+/// Where a request gets its answer.
+enum Course {
+    /// From a stored response, found for the reason given.
+    Answer(Hit, EntryKey, Reason),
+    /// From nowhere: the client accepts stored responses only.
+    Unsatisfied(EntryKey),
+    /// From the origin.
+    Forward(Box<Errand>),
+}
+
+/// What is asked of the origin, and what the answer may be used for.
+struct Errand {
+    reason: Reason,
+    key: Option<EntryKey>,
+    forward: Option<Forward>,
+    grant: Option<Grant>,
+}
+
+/// What a request that fetches holds: the lead over those who wait, the right to store, or both.
+pub(crate) struct Grant {
+    pub(crate) key: EntryKey,
+    pub(crate) lead: Option<Lead<EntryKey, Option<VariantId>, Filling>>,
+    pub(crate) lease: Option<Lease>,
+    /// Why there is no right to store, if so.
+    pub(crate) unstored: Option<Refusal>,
+}
+
+impl Visit {
+    fn begin(cache: Cache, rules: Arc<Rules>, head: &mut Parts) -> (Self, Option<Grant>) {
+        let around = Around::take(&cache, head);
+        let metrics = match cache.routing().and_then(|routing| routing.route(head)) {
+            Some(route) => cache.observer().route(route, rules.tier),
+            None => cache.observer().route(&rules.route, rules.tier),
+        };
+        let shows_key = rules.headers.shows_key(head);
+        let (is_nested, inherited) = (around.is_some(), around.and_then(Around::into_grant));
+        (Self { cache, rules, metrics, shows_key, is_nested }, inherited)
+    }
+
+    /// Step 1: what may be looked up, and under which key.
+    fn intake(&self, head: &mut Parts) -> Result<(Lookup, EntryKey), Reason> {
+        let lookup = match Intake::of(head, &self.rules.policy) {
+            Intake::Bypass(reason) => return Err(reason),
+            Intake::Lookup(lookup) => lookup,
+        };
+        if self.rules.skips(head) {
+            return Err(Reason::Skipped);
+        }
+        let key = self.rules.key(head, self.cache.routing()).ok_or(Reason::KeyRefused)?;
+        Ok((lookup, self.cache.shared.namespace.entry(key)))
+    }
+
+    /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
+    async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Grant>) -> Course {
+        let Settings { store_budget, lock_wait } = self.cache.shared.settings;
+        let (mut budget, mut patience) = (Budget(store_budget), Budget(lock_wait));
+        let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
+        if self.cache.is_uncacheable(&key) {
+            return Course::alone(lookup.without_store(Reason::KnownUncacheable), key);
+        }
+        for _ in 0..ROUNDS {
+            let found = match budget.spend(self.cache.store().get(&key)).await {
+                Ok(found) => found,
+                Err(error) => return Course::alone(lookup.without_store(Reason::from(&error)), key),
+            };
+            let now = self.cache.store().now();
+            let (selected, copy, unreadable) = match found {
+                Found::Entry(entry, copy) => (lookup.select(Some(entry), &head.headers, now), copy.into(), false),
+                Found::Absent => (lookup.select(None, &head.headers, now), Reason::Never, false),
+                Found::Unreadable(why @ Unreadable::Version(_)) => {
+                    return Course::alone(lookup.without_store(why.into()), key);
+                }
+                Found::Unreadable(why) => (lookup.without_store(why.into()), Reason::Never, true),
+            };
+            let forward = match selected {
+                Selected::Hit(hit) => return Course::Answer(hit, key, copy),
+                Selected::Unsatisfied => return Course::Unsatisfied(key),
+                Selected::Variant(of_variant, variant) => {
+                    (lookup, key) = (of_variant, key.of_variant(variant));
+                    continue;
+                }
+                Selected::Forward(forward) if !forward.may_store() => {
+                    return Course::alone(Selected::Forward(forward), key);
+                }
+                Selected::Forward(forward) => forward,
+            };
+            if let Some(grant) = inherited.take_if(|grant| grant.key == key) {
+                return Course::fetch(forward, grant);
+            }
+            let seen = match forward.seen() {
+                _ if unreadable => Seen::Unreadable,
+                Some(id) => Seen::Entry(id),
+                None => Seen::Absent,
+            };
+            (lookup, key) = match self.join(&forward, &key, seen, &mut budget, &mut patience).await {
+                Joining::Leads(grant) => return Course::fetch(forward, grant),
+                Joining::Alone(reason) => {
+                    let reason = reason.unwrap_or(forward.reason());
+                    return Course::alone(forward.look_again().without_store(reason), key);
+                }
+                Joining::Again => (forward.look_again(), key.base()),
+                Joining::Brought(fetched, reason) => {
+                    match forward.look_again().select_fetched(&fetched, &head.headers, self.cache.store().now()) {
+                        Selected::Hit(hit) => return Course::Answer(hit, fetched.key, reason),
+                        Selected::Unsatisfied => return Course::Unsatisfied(key),
+                        Selected::Forward(forward) => (forward.look_again(), key.base()),
+                        Selected::Variant(of_variant, _) => (of_variant.from_base(), key.base()),
+                    }
+                }
+            };
+        }
+        Course::alone(lookup.without_store(Reason::Never), key)
+    }
+}
+
+impl Course {
+    /// To the origin, for an answer that is not stored.
+    fn alone(selected: Selected, key: EntryKey) -> Self {
+        match selected {
+            Selected::Forward(forward) => Self::Forward(Box::new(Errand {
+                reason: forward.reason(),
+                key: Some(key),
+                forward: Some(forward),
+                grant: None,
+            })),
+            _ => Self::Unsatisfied(key),
+        }
+    }
+
+    /// To the origin, for an answer that others wait for, or that may be stored.
+    fn fetch(forward: Forward, grant: Grant) -> Self {
+        let key = Some(grant.key.clone());
+        Self::Forward(Box::new(Errand { reason: forward.reason(), key, forward: Some(forward), grant: Some(grant) }))
+    }
+}
+
+impl Errand {
+    fn bypass(reason: Reason) -> Self {
+        Self { reason, key: None, forward: None, grant: None }
+    }
+}
+
+/// What comes of meeting the others who want the same.
+enum Joining {
+    /// This request fetches.
+    Leads(Grant),
+    /// It goes to the origin for itself only, for this reason if it is a new one.
+    Alone(Option<Reason>),
+    /// There is something new to look up.
+    Again,
+    /// Another request has fetched it.
+    Brought(Filling, Reason),
+}
+
+impl Visit {
+    /// Step 4: joins those of this process who want the same, and asks the store for the right to fill.
+    async fn join(
+        &self,
+        forward: &Forward,
+        key: &EntryKey,
+        seen: Seen,
+        budget: &mut Budget,
+        patience: &mut Budget,
+    ) -> Joining {
+        let mut lead = None;
+        if forward.may_collapse() {
+            match self.cache.shared.flights.join(&key.base(), &key.variant) {
+                Joined::Lead(leads) => lead = Some(leads),
+                Joined::Landed(fetched) => return Joining::Brought(fetched, Reason::Near),
+                Joined::Follow(follow) => return follow.into_joining(patience).await,
+            }
+        }
+        let (lease, unstored) = match budget.spend(self.cache.store().claim(key, seen)).await {
+            Ok(Claim::Granted(ticket)) => (Some(Lease::hold(self.cache.store().clone(), ticket)), None),
+            Ok(Claim::Found(_) | Claim::Moved) => return Joining::Again,
+            Ok(Claim::Held) => (None, Some(Refusal::TicketLost)),
+            Err(_) => (None, Some(Refusal::StoreRefused)),
+        };
+        if lead.is_none() && lease.is_none() {
+            return Joining::Alone(None);
+        }
+        Joining::Leads(Grant { key: key.clone(), lead, lease, unstored })
+    }
+}
+
+impl Follow<Filling> {
+    async fn into_joining(self, patience: &mut Budget) -> Joining {
+        let began = Instant::now();
+        let waited = self.wait(patience.0).await;
+        patience.0 = patience.0.saturating_sub(began.elapsed());
+        match waited {
+            Waited::Landed(fetched) => Joining::Brought(fetched, Reason::Collapsed),
+            Waited::Released(Release::Compete) => Joining::Again,
+            Waited::Released(Release::GoAlone) => Joining::Alone(None),
+            Waited::TimedOut => Joining::Alone(Some(Reason::LockTimeout)),
+        }
+    }
+}
+
+impl Visit {
+    /// Steps 5 to 7: asks the origin, judges its answer, and copies the body if it is to be stored.
+    async fn forward<S, Q, B>(
+        self,
+        errand: Errand,
+        request: Request<Q>,
+        mut origin: S,
+    ) -> Result<Response<CacheBody<B>>, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>>,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let Errand { reason, key, forward, grant } = errand;
+        let is_judged = grant.is_some() || reason == Reason::KnownUncacheable;
+        let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
+        let (request, around) = Around::put(&self.cache, request, grant);
+        let asked_at = Instant::now();
+        let answered = async {
+            poll_fn(|context| origin.poll_ready(context)).await?;
+            origin.call(request).await
+        };
+        let answered = answered.await;
+        self.metrics.fetched(asked_at.elapsed(), answered.is_ok());
+        let (mut head, body) = answered?.into_parts();
+        let caching = head.extensions.remove::<Caching>().unwrap_or_default();
+        if head.extensions.remove::<Decided>().is_some_and(|by| by.0.is(&self.cache)) {
+            return Ok(Response::from_parts(head, CacheBody::forwarded(body)));
+        }
+        let arrival = Arrival {
+            now: self.cache.store().now(),
+            calendar: SystemTime::now().into(),
+            delay: asked_at.elapsed(),
+            seed: fastrand::f64(),
+        };
+        let received = match (forward, key.clone()) {
+            (Some(forward), Some(key)) if is_judged => {
+                forward.receive(Asked { key, headers }, &head, &caching, &self.rules.policy, arrival)
+            }
+            _ => Received::Pass(Storing::Untried),
+        };
+        let (storing, body) = match (received, around.into_grant()) {
+            (Received::Store(admission), Some(grant)) => {
+                let ttl = admission.ttl(arrival.now);
+                let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
+                (storing, CacheBody::copied(body, Fill::begin(self.cache.clone(), admission, grant, asked_at)))
+            }
+            (Received::Store(_), None) => {
+                key.as_ref().map(|key| self.cache.shared.uncacheable.remove(&key.base()));
+                (Storing::Untried, CacheBody::forwarded(body))
+            }
+            (Received::Pass(storing), grant) => {
+                if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
+                    self.cache.refuse(grant, refusal);
+                }
+                (storing, CacheBody::forwarded(body))
+            }
+        };
+        let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
+        self.sign(&mut head.headers, outcome, key);
+        self.mark(&mut head.extensions);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// The answer from a stored response.
+    fn answer<B>(&self, hit: &Hit, key: EntryKey, reason: Reason) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let now = self.cache.store().now();
+        let (status, headers, body) = hit.answer(now);
+        let mut response = Response::new(CacheBody::stored(body));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        let ttl = hit.ttl(now);
+        let outcome =
+            if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
+        self.sign(response.headers_mut(), outcome, Some(key));
+        self.mark(response.extensions_mut());
+        response
+    }
+
+    /// 504, for a client that accepts stored responses only (RFC 9111 section 5.2.1.7).
+    fn unsatisfied<B>(&self, key: EntryKey) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let mut response = Response::new(CacheBody::stored(Bytes::new()));
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        self.sign(response.headers_mut(), Outcome::Shed { reason: Reason::OnlyIfCached }, Some(key));
+        self.mark(response.extensions_mut());
+        response
+    }
+
+    /// Counts the outcome, and writes it into the response's headers.
+    fn sign(&self, headers: &mut HeaderMap, outcome: Outcome, key: Option<EntryKey>) {
+        self.metrics.request(outcome.reason());
+        let key = key.filter(|_| self.shows_key);
+        self.rules.headers.write(headers, self.cache.identifier(), outcome, key.map(|key| key.key));
+    }
+
+    /// Tells a layer of the same cache around this one that everything is decided.
+    fn mark(&self, extensions: &mut Extensions) {
+        if self.is_nested {
+            extensions.insert(Decided(self.cache.clone()));
+        }
+    }
+}
+
+/// Marks a request that a layer forwards, so that a layer of the same cache further in decides in its place.
+#[derive(Clone)]
+struct Around {
+    cache: Cache,
+    grant: Arc<Mutex<Option<Grant>>>,
+}
+
+/// Marks a response on which a layer has decided.
+#[derive(Clone)]
+struct Decided(Cache);
+
+impl Around {
+    /// Marks `request`, and lays `grant` where a layer further in can take it over.
+    fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Grant>) -> (Request<Q>, Self) {
+        let around = Self { cache: cache.clone(), grant: Arc::new(Mutex::new(grant)) };
+        request.extensions_mut().insert(around.clone());
+        (request, around)
+    }
+
+    fn take(cache: &Cache, head: &mut Parts) -> Option<Self> {
+        head.extensions.get::<Self>().is_some_and(|around| around.cache.is(cache)).then(|| head.extensions.remove())?
+    }
+
+    fn into_grant(self) -> Option<Grant> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Time that a request may still spend on waiting.
+struct Budget(Duration);
+
+impl Budget {
+    /// Waits for an operation of the store; reading no clock when it is done at once.
+    async fn spend<T>(&mut self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let mut operation = pin!(operation);
+        let at_once = poll_fn(|context| {
+            Poll::Ready(match operation.as_mut().poll(context) {
+                Poll::Ready(done) => Some(done),
+                Poll::Pending => None,
+            })
+        });
+        if let Some(done) = at_once.await {
+            return done;
+        }
+        let began = Instant::now();
+        let result = timeout(self.0, operation).await.unwrap_or(Err(StoreError::Timeout));
+        self.0 = self.0.saturating_sub(began.elapsed());
+        result
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("namespace", &self.shared.namespace).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+//! A deadline and a circuit breaker around a store, so that one that is dead, slow or full costs little.
+
+use crate::{
+    breaker::{Breaker, Call},
+    observe,
+    store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket},
+};
+use larder_semantics::{EntryKey, Namespace, Timestamp, exchange::Filling};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
+
+/// How long operations on a store may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Reads and claims, on which a request waits. Default 100 ms.
+    pub read: Duration,
+    /// Fills, on which nobody waits. Default 250 ms.
+    pub fill: Duration,
+    /// Purges. Default 2 s: a purge that gives up leaves old answers behind.
+    pub purge: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { read: Duration::from_millis(100), fill: Duration::from_millis(250), purge: Duration::from_secs(2) }
+    }
+}
+
+/// Gives every operation of a store a deadline, and stops asking a store that keeps failing.
+///
+/// There is one breaker for reading and one for writing: a store without memory left still answers. While a breaker
+/// is open, one task probes the store, after a pause that grows from 250 ms to 3 s, and at once when the store's
+/// client reconnects. An operation that its caller drops counts neither way.
+#[derive(Debug)]
+pub struct Guard<S> {
+    store: Arc<S>,
+    deadlines: Deadlines,
+    reads: Arc<Breaker>,
+    writes: Arc<Breaker>,
+}
+
+impl<S: Store> Guard<S> {
+    /// Guards `store`.
+    pub fn new(store: S, deadlines: Deadlines) -> Self {
+        Self { store: Arc::new(store), deadlines, reads: Arc::default(), writes: Arc::default() }
+    }
+
+    /// Whether the store is asked for entries at present.
+    pub fn is_reading(&self) -> bool {
+        self.reads.is_closed()
+    }
+
+    /// Whether the store is offered entries at present.
+    pub fn is_writing(&self) -> bool {
+        self.writes.is_closed()
+    }
+
+    async fn guarded<T>(
+        &self,
+        side: Side,
+        deadline: Duration,
+        operation: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let breaker = self.breaker(side);
+        if !breaker.is_closed() {
+            return Err(StoreError::BreakerOpen);
+        }
+        let began = Instant::now();
+        let result = timeout(deadline, operation).await.unwrap_or(Err(StoreError::Timeout));
+        let call = match &result {
+            Err(error) if counts(side, error) => Call::Failed,
+            _ if began.elapsed() > deadline / 2 => Call::Slow,
+            _ => Call::Well,
+        };
+        if breaker.note(call) {
+            let why = result.as_ref().err().map_or_else(|| "too slow".to_owned(), ToString::to_string);
+            tracing::warn!(breaker = side.name(), why, "the store is failing: answering without it");
+            self.keep_probing(side);
+        }
+        result
+    }
+
+    fn breaker(&self, side: Side) -> &Arc<Breaker> {
+        match side {
+            Side::Reads => &self.reads,
+            Side::Writes => &self.writes,
+        }
+    }
+
+    /// Starts the one task that asks an ill store how it is.
+    fn keep_probing(&self, side: Side) {
+        observe::breaker(side.name(), observe::BreakerState::Open);
+        let (store, breaker, deadline) = (self.store.clone(), self.breaker(side).clone(), self.deadlines.read);
+        tokio::spawn(async move {
+            let began = Instant::now();
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(breaker.pause()) => {}
+                    () = store.reconnected() => {}
+                }
+                observe::breaker(side.name(), observe::BreakerState::HalfOpen);
+                if let Ok(Ok(())) = timeout(deadline, store.probe()).await {
+                    break;
+                }
+                observe::breaker(side.name(), observe::BreakerState::Open);
+            }
+            breaker.close();
+            observe::breaker(side.name(), observe::BreakerState::Closed);
+            tracing::info!(breaker = side.name(), after = ?began.elapsed(), "the store answers again");
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Reads,
+    Writes,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reads => "read",
+            Self::Writes => "write",
+        }
+    }
+}
+
+/// Whether an error tells that the store is ill, for the operations of this side.
+fn counts(side: Side, error: &StoreError) -> bool {
+    match error {
+        StoreError::OutOfMemory(_) => side == Side::Writes,
+        error => error.is_outage(),
+    }
+}
+
+impl<S: Store> Store for Guard<S> {
+    fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
+        self.guarded(Side::Reads, self.deadlines.read, self.store.get(key)).await
+    }
+
+    async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        self.guarded(Side::Writes, self.deadlines.read, self.store.claim(key, seen)).await
+    }
+
+    async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        self.guarded(Side::Writes, self.deadlines.fill, self.store.renew(ticket)).await
+    }
+
+    async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
+        self.guarded(Side::Writes, self.deadlines.fill, self.store.fill(ticket, filling)).await
+    }
+
+    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.guarded(Side::Writes, self.deadlines.fill, self.store.release(ticket)).await
+    }
+
+    /// A purge is asked of the store whatever the breaker says: leaving old answers behind costs more than waiting.
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+        let asked = timeout(self.deadlines.purge, self.store.purge(namespace, purge));
+        asked.await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.store.probe().await
+    }
+
+    async fn reconnected(&self) {
+        self.store.reconnected().await;
+    }
+
+    fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+}

@@ -1,0 +1,337 @@
+//! What is cached, and how: the settings of one layer.
+
+use crate::{Cache, DebugHeaders, Ttl, routing::Routing, service::CacheService};
+use http::{Method, StatusCode, request::Parts};
+use larder_semantics::{
+    Policy,
+    key::{Key, KeyError, Template},
+};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// A tower layer that answers requests from a [`Cache`], and stores what the service behind it answers.
+///
+/// Without further settings it caches GET and HEAD, stores 2xx, gives responses that state no lifetime
+/// [`Ttl::STANDARD`], and keys by method, authority, path and query. It respects `no-store`, `private`, `no-cache`,
+/// `Set-Cookie`, `Vary`, and does not share what it was told nothing about with requests that carry `Cookie` or
+/// `Authorization`.
+///
+/// It adds no error of its own: a store that fails looks like no cache. A clone is the same layer.
+#[derive(Clone)]
+pub struct CacheLayer {
+    cache: Cache,
+    rules: Arc<Rules>,
+}
+
+/// The settings of one layer.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    pub(crate) headers: DebugHeaders,
+    pub(crate) tier: &'static str,
+    /// The metric label `route` where the framework tells none.
+    pub(crate) route: String,
+    key: KeyRule,
+    routing: Option<Arc<dyn Routing>>,
+    skip: Option<Arc<Predicate>>,
+    /// Whether it was logged already that no key can be made.
+    complained: Arc<AtomicBool>,
+}
+
+type Predicate = dyn Fn(&Parts) -> bool + Send + Sync;
+
+#[derive(Clone)]
+enum KeyRule {
+    /// Method, authority, path and query.
+    Request,
+    Template(Template),
+    Function(Arc<dyn Fn(&Parts) -> Key + Send + Sync>),
+    /// The layer was given a key that is none: it caches nothing.
+    Refused(KeyError),
+}
+
+impl CacheLayer {
+    /// A layer over `cache`, with every setting at its default.
+    pub fn new(cache: Cache) -> Self {
+        let rules = Rules {
+            policy: Policy::default(),
+            headers: DebugHeaders::default(),
+            tier: Ttl::STANDARD.name(),
+            route: "unknown".to_owned(),
+            key: KeyRule::Request,
+            routing: None,
+            skip: None,
+            complained: Arc::default(),
+        };
+        Self { cache, rules: Arc::new(rules) }
+    }
+
+    /// The lifetime of responses that state none. Default [`Ttl::STANDARD`]; zero stores none of them.
+    ///
+    /// A response's own `CDN-Cache-Control`, `s-maxage`, `max-age` or `Expires` wins.
+    #[must_use]
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        let ttl = ttl.into();
+        self.set(|rules| (rules.policy.lifetime, rules.tier) = (Some(ttl.lifetime()), ttl.name()))
+    }
+
+    /// Stores only responses that state a lifetime themselves.
+    #[must_use]
+    pub fn no_default_ttl(self) -> Self {
+        self.set(|rules| rules.policy.lifetime = None)
+    }
+
+    /// The lifetime of every response that may be stored, whatever lifetime it states.
+    ///
+    /// This ignores `max-age`, `s-maxage`, `Expires` and `CDN-Cache-Control`'s lifetimes, and what a handler's
+    /// [`Caching`](crate::Caching) says of it. It does not touch what forbids storing: `no-store`, `private`,
+    /// `no-cache`, `Set-Cookie`, `Vary: *`, `Authorization`.
+    #[must_use]
+    pub fn ttl_override(self, ttl: impl Into<Ttl>) -> Self {
+        let ttl = ttl.into();
+        self.set(|rules| (rules.policy.lifetime_override, rules.tier) = (Some(ttl.lifetime()), ttl.name()))
+    }
+
+    /// The largest part by which a lifetime that the layer gives is shortened, from 0 to 1, so that what was stored
+    /// together does not expire together. Default 0.1. What is no such number counts as the nearest one.
+    #[must_use]
+    pub fn jitter(self, jitter: f64) -> Self {
+        self.set(|rules| rules.policy.jitter = jitter)
+    }
+
+    /// The key of every request that comes through this layer: a fixed text, or a template such as `user:{id}` whose
+    /// parameters are filled from the path.
+    ///
+    /// Path parameters are told by the crate of your framework; see [`Routing`]. A text that is no key (empty, a brace
+    /// alone, a parameter that the route lacks) is logged as an error, and nothing is cached: see
+    /// [`checked`](Self::checked) to have it at start.
+    #[must_use]
+    pub fn key(self, text: &str) -> Self {
+        self.set(|rules| {
+            rules.route = text.to_owned();
+            rules.key = Template::parse(text).map_or_else(KeyRule::Refused, KeyRule::Template);
+        })
+    }
+
+    /// Makes the key from the head of each request. A request whose key is empty is not cached.
+    ///
+    /// Put what comes from the request into [`Key::part`], which keeps it from spelling another key.
+    #[must_use]
+    pub fn key_fn(self, key: impl Fn(&Parts) -> Key + Send + Sync + 'static) -> Self {
+        self.set(|rules| rules.key = KeyRule::Function(Arc::new(key)))
+    }
+
+    /// Adds a tag to every response that this layer stores: at most 64 of up to 256 bytes with the handler's.
+    #[must_use]
+    pub fn tag(self, tag: &str) -> Self {
+        self.set(|rules| rules.policy.tags.push(tag.to_owned()))
+    }
+
+    /// Adds tags to every response that this layer stores.
+    #[must_use]
+    pub fn tags<'a>(self, tags: impl IntoIterator<Item = &'a str>) -> Self {
+        self.set(|rules| rules.policy.tags.extend(tags.into_iter().map(str::to_owned)))
+    }
+
+    /// The methods whose requests are cached. Default GET and HEAD, which share what is stored.
+    ///
+    /// The body of a request is not part of any key: another method needs a [`key`](Self::key) of its own, which
+    /// tells apart what the body tells apart.
+    #[must_use]
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.set(|rules| rules.policy.methods = methods.into_iter().collect())
+    }
+
+    /// Stores responses of a status beyond 2xx too, with this lifetime for those that state none.
+    #[must_use]
+    pub fn status(self, status: StatusCode, ttl: impl Into<Ttl>) -> Self {
+        let ttl = ttl.into();
+        self.set(|rules| rules.policy.statuses.push((status, ttl.lifetime())))
+    }
+
+    /// The largest body that is stored, in bytes. Default 1 MiB; a larger one streams through unstored.
+    #[must_use]
+    pub fn max_body(self, bytes: u64) -> Self {
+        self.set(|rules| rules.policy.max_body = bytes)
+    }
+
+    /// Requests for which `skip` is true go past the cache.
+    #[must_use]
+    pub fn skip(self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.set(|rules| rules.skip = Some(Arc::new(skip)))
+    }
+
+    /// Cookies that do not make a request personal, such as those of analytics.
+    #[must_use]
+    pub fn ignore_cookies<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.set(|rules| rules.policy.ignored_cookies.extend(names.into_iter().map(str::to_owned)))
+    }
+
+    /// Treats requests with cookies like others: responses do not depend on them, or the key tells them apart.
+    #[must_use]
+    pub fn share_with_cookies(self) -> Self {
+        self.set(|rules| rules.policy.share_with_cookies = true)
+    }
+
+    /// Treats requests with `Authorization` like others: responses do not depend on it, or the key tells it apart.
+    #[must_use]
+    pub fn share_with_authorization(self) -> Self {
+        self.set(|rules| rules.policy.share_with_authorization = true)
+    }
+
+    /// Honours cache directives of requests (RFC 9111 section 5.2.1). By default they are ignored, as any client could
+    /// else make the origin answer every request.
+    #[must_use]
+    pub fn honor_client_directives(self) -> Self {
+        self.set(|rules| rules.policy.honor_client_directives = true)
+    }
+
+    /// Which headers tell of the cache. Default [`DebugHeaders::Key`].
+    #[must_use]
+    pub fn debug_headers(self, headers: DebugHeaders) -> Self {
+        self.set(|rules| rules.headers = headers)
+    }
+
+    /// Who tells the route and the path parameters, in place of the cache's own setting.
+    #[must_use]
+    pub fn routing(self, routing: impl Routing) -> Self {
+        self.set(|rules| rules.routing = Some(Arc::new(routing)))
+    }
+
+    /// The layer, if its settings can work.
+    ///
+    /// # Errors
+    ///
+    /// When the key is none, a template needs parameters that nothing tells, or a method beyond GET and HEAD has no
+    /// key of its own.
+    pub fn checked(self) -> Result<Self, ConfigError> {
+        let Rules { policy, key, routing, .. } = &*self.rules;
+        if let KeyRule::Refused(error) = key {
+            return Err(ConfigError::Key(error.clone()));
+        }
+        if let KeyRule::Template(template) = key
+            && template.parameters().next().is_some()
+            && routing.is_none()
+            && self.cache.routing().is_none()
+        {
+            return Err(ConfigError::Key(KeyError::NoRouting(template.as_str().to_owned())));
+        }
+        let beyond = policy.methods.iter().find(|method| !matches!(**method, Method::GET | Method::HEAD));
+        match (beyond, key) {
+            (Some(method), KeyRule::Request) => Err(ConfigError::MethodWithoutKey(method.clone())),
+            _ => Ok(self),
+        }
+    }
+
+    /// The template of the key, if the key is one: for a framework's crate to check against the route.
+    pub fn template(&self) -> Option<&Template> {
+        match &self.rules.key {
+            KeyRule::Template(template) => Some(template),
+            _ => None,
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(Arc::make_mut(&mut self.rules));
+        self
+    }
+}
+
+impl Rules {
+    pub(crate) fn skips(&self, head: &Parts) -> bool {
+        self.skip.as_ref().is_some_and(|skip| skip(head))
+    }
+
+    /// The key of a request; `None`, and an error in the log the first time, when none can be made.
+    pub(crate) fn key(&self, head: &mut Parts, routing: Option<&Arc<dyn Routing>>) -> Option<Key> {
+        let key = match &self.key {
+            KeyRule::Request if is_plain(&head.method) => Key::of_request(head),
+            KeyRule::Request => Err(KeyError::Empty),
+            KeyRule::Function(key) => Ok(key(head)),
+            KeyRule::Template(template) => self.fill(template, head, routing),
+            KeyRule::Refused(error) => Err(error.clone()),
+        };
+        let key = key.and_then(|key| if key.is_empty() { Err(KeyError::Empty) } else { Ok(key) });
+        key.inspect_err(|error| self.complain(error)).ok()
+    }
+
+    fn fill(&self, template: &Template, head: &mut Parts, routing: Option<&Arc<dyn Routing>>) -> Result<Key, KeyError> {
+        let routing = self.routing.as_ref().or(routing);
+        let parameters = match routing {
+            _ if template.parameters().next().is_none() => Vec::new(),
+            Some(routing) => routing.parameters(head).unwrap_or_default(),
+            None => return Err(KeyError::NoRouting(template.as_str().to_owned())),
+        };
+        template.fill(|name| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()))
+    }
+
+    fn complain(&self, error: &KeyError) {
+        // A request with two hosts is the client's mistake, and could fill the log.
+        if *error != KeyError::Host && !self.complained.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "no key can be made: these requests are not cached");
+        }
+    }
+}
+
+fn is_plain(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+impl<S> tower_layer::Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> CacheService<S> {
+        CacheService::new(self.cache.clone(), self.rules.clone(), inner)
+    }
+}
+
+impl fmt::Debug for CacheLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheLayer").field("policy", &self.rules.policy).finish_non_exhaustive()
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The namespace.
+    Namespace(larder_semantics::key::NamespaceError),
+    /// The identifier in `Cache-Status`.
+    Identifier(String),
+    /// The key of a layer.
+    Key(KeyError),
+    /// A layer caches this method, and no key tells its requests' bodies apart.
+    MethodWithoutKey(Method),
+    /// How long a request may wait for the store is zero.
+    NoBudget(Duration),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(error) => error.fmt(f),
+            Self::Identifier(name) => {
+                write!(f, "identifier {name:?}: it takes a token, a letter first: \"orders-cache\"")
+            }
+            Self::Key(error) => error.fmt(f),
+            Self::MethodWithoutKey(method) => {
+                write!(
+                    f,
+                    "method {method}: give the layer a `.key(…)` or `.key_fn(…)`, as the default key leaves out the body"
+                )
+            }
+            Self::NoBudget(budget) => {
+                write!(f, "store_budget {budget:?}: a request must be able to wait; 100 ms is the default")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}

@@ -1,0 +1,54 @@
+//! A ticket in the hands of the request that fetches: renewed while it is held, given back when it is not used.
+
+use crate::{
+    background,
+    store::{AnyStore, TICKET_LIFE, Ticket},
+};
+use std::sync::Arc;
+use tokio::{task::AbortHandle, time::sleep};
+
+/// Holds a ticket, and renews it each second. Dropped unused, it gives the ticket back.
+pub(crate) struct Lease {
+    store: Arc<dyn AnyStore>,
+    ticket: Option<Ticket>,
+    heartbeat: AbortHandle,
+}
+
+impl Lease {
+    pub(crate) fn hold(store: Arc<dyn AnyStore>, ticket: Ticket) -> Self {
+        let heartbeat = tokio::spawn(renew(store.clone(), Ticket { key: ticket.key.clone(), nonce: ticket.nonce }));
+        Self { store, ticket: Some(ticket), heartbeat: heartbeat.abort_handle() }
+    }
+
+    /// Takes the ticket, to fill with it.
+    pub(crate) fn spend(mut self) -> Option<Ticket> {
+        self.ticket.take()
+    }
+}
+
+async fn renew(store: Arc<dyn AnyStore>, ticket: Ticket) {
+    loop {
+        sleep(TICKET_LIFE / 3).await;
+        // A store that cannot be asked now may be asked again before the ticket runs out.
+        if let Ok(false) = store.renew(&ticket).await {
+            return;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+        if let Some(ticket) = self.ticket.take() {
+            let store = self.store.clone();
+            // A ticket that cannot be given back runs out by itself.
+            background::run(async move { drop(store.release(ticket).await) });
+        }
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! The store in this process: bounded by bytes, and the near tier before a shared one.
+
+use crate::store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket};
+use larder_semantics::{Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling};
+use quick_cache::{Weighter, sync::Cache};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+
+/// Keeps entries in this process's memory, the least useful ones making room for new ones.
+///
+/// Clones share the same memory. Time is tokio's: a paused runtime also stops what is stored from ageing.
+#[derive(Clone)]
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    entries: Cache<EntryKey, Held, Bytes>,
+    stripes: Vec<Mutex<Stripe>>,
+    hasher: RandomState,
+    /// What the calendar said at `started`.
+    calendar: Timestamp,
+    started: Instant,
+}
+
+#[derive(Clone)]
+struct Held {
+    entry: Arc<Entry>,
+    until: Instant,
+}
+
+/// The tickets of some resources, and what makes claims, fills and purges of each of them atomic.
+#[derive(Default)]
+struct Stripe {
+    /// By the resource's own key: one ticket for each variant that is being fetched.
+    tickets: HashMap<EntryKey, Vec<Placed>>,
+    /// Counts the purges, so that a copy fetched before one is not kept after it.
+    epoch: u64,
+}
+
+struct Placed {
+    key: EntryKey,
+    nonce: EntryId,
+    until: Instant,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<EntryKey, Held> for Bytes {
+    fn weight(&self, key: &EntryKey, held: &Held) -> u64 {
+        (256 + key.key.as_str().len() + size(&held.entry)) as u64
+    }
+}
+
+/// What an entry takes in memory, about, in bytes.
+fn size(entry: &Entry) -> usize {
+    match &entry.content {
+        Content::Response(StoredResponse { headers, body, tags, .. }) => {
+            let headers: usize = headers.iter().map(|(name, value)| 64 + name.as_str().len() + value.len()).sum();
+            headers + body.len() + tags.iter().map(String::len).sum::<usize>()
+        }
+        Content::Variants(fields) => 64 * fields.len(),
+    }
+}
+
+impl MemoryStore {
+    /// How many bytes a store keeps when nothing else is said: 64 MiB.
+    pub const DEFAULT_CAPACITY: u64 = 64 << 20;
+
+    /// A store of at most `bytes` bytes of headers and bodies.
+    ///
+    /// The memory is divided into parts, some for each core; an entry larger than its part is not kept.
+    pub fn with_capacity(bytes: u64) -> Self {
+        let expected = usize::try_from(bytes / 2048).unwrap_or(usize::MAX).clamp(128, 1 << 16);
+        Self {
+            inner: Arc::new(Inner {
+                entries: Cache::with_weighter(expected, bytes.max(1), Bytes),
+                stripes: std::iter::repeat_with(Mutex::default).take(64).collect(),
+                hasher: RandomState::new(),
+                calendar: SystemTime::now().into(),
+                started: Instant::now(),
+            }),
+        }
+    }
+
+    /// What is kept at present, in bytes.
+    pub fn size(&self) -> u64 {
+        self.inner.entries.weight()
+    }
+
+    /// The entry at `key`, if it is there and its time has not run out.
+    pub(crate) fn look(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        let held = self.inner.entries.get(key)?;
+        if held.until > Instant::now() {
+            return Some(held.entry);
+        }
+        self.inner.entries.remove_if(key, |held| held.until <= Instant::now());
+        None
+    }
+
+    /// How often something of `key`'s neighbourhood was purged; to be remembered before a copy is fetched.
+    pub(crate) fn epoch(&self, key: &EntryKey) -> u64 {
+        self.stripe(&key.base()).epoch
+    }
+
+    /// Keeps a copy that was fetched since `epoch` was read, unless something was purged meanwhile.
+    pub(crate) fn keep_since(&self, epoch: u64, key: EntryKey, entry: Arc<Entry>, life: Duration) {
+        let stripe = self.stripe(&key.base());
+        if stripe.epoch == epoch {
+            self.keep(key, entry, life);
+        }
+    }
+
+    /// Removes a resource and voids its tickets; whether it had an entry.
+    pub(crate) fn forget(&self, base: &EntryKey) -> bool {
+        let mut stripe = self.stripe(base);
+        stripe.epoch += 1;
+        stripe.tickets.remove(base);
+        self.inner.entries.remove(base).is_some()
+    }
+
+    fn keep(&self, key: EntryKey, entry: Arc<Entry>, life: Duration) {
+        let now = Instant::now();
+        let until = now.checked_add(life).unwrap_or_else(|| now + larder_semantics::policy::LONGEST_LIFETIME);
+        self.inner.entries.insert(key, Held { entry, until });
+    }
+
+    fn stripe(&self, base: &EntryKey) -> MutexGuard<'_, Stripe> {
+        let stripes = &self.inner.stripes;
+        let at = usize::try_from(self.inner.hasher.hash_one(base)).unwrap_or_default() % stripes.len();
+        // Nothing in a stripe is ever half done, so a panic elsewhere does not make it wrong.
+        stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, key: &EntryKey, seen: Seen) -> Claim {
+        let base = key.base();
+        let mut stripe = self.stripe(&base);
+        if let Some(entry) = self.look(key)
+            && Seen::Entry(entry.id) != seen
+        {
+            return Claim::Found(entry);
+        }
+        if let Some(variant) = key.variant
+            && self.look(&base).is_none_or(|rule| rule.id != variant.rule)
+        {
+            return Claim::Moved;
+        }
+        let now = Instant::now();
+        let placed = stripe.tickets.entry(base).or_default();
+        placed.retain(|ticket| ticket.until > now);
+        if placed.iter().any(|ticket| ticket.key == *key) {
+            return Claim::Held;
+        }
+        let nonce = EntryId(fastrand::u128(..).to_be_bytes());
+        placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE });
+        Claim::Granted(Ticket { key: key.clone(), nonce })
+    }
+
+    fn spend(&self, ticket: &Ticket, filling: Filling) -> Filled {
+        let base = ticket.key.base();
+        let mut stripe = self.stripe(&base);
+        if !take_back(&mut stripe, &base, ticket) {
+            return Filled::Voided;
+        }
+        if let Some(rule) = filling.rule {
+            let life = self.inner.entries.get(&base).map(|held| held.until.saturating_duration_since(Instant::now()));
+            self.keep(base, rule, filling.stored_for.max(life.unwrap_or_default()));
+        }
+        self.keep(filling.key, filling.response, filling.stored_for);
+        Filled::Stored
+    }
+}
+
+/// Removes a ticket; whether it was still valid.
+fn take_back(stripe: &mut Stripe, base: &EntryKey, ticket: &Ticket) -> bool {
+    let Some(placed) = stripe.tickets.get_mut(base) else { return false };
+    let at = placed.iter().position(|placed| placed.nonce == ticket.nonce);
+    let taken = at.map(|at| placed.swap_remove(at));
+    if placed.is_empty() {
+        stripe.tickets.remove(base);
+    }
+    taken.is_some_and(|placed| placed.until > Instant::now())
+}
+
+impl Store for MemoryStore {
+    fn now(&self) -> Timestamp {
+        self.inner.calendar.after(self.inner.started.elapsed())
+    }
+
+    async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
+        Ok(self.look(key).map_or(Found::Absent, |entry| Found::Entry(entry, Copied::Near)))
+    }
+
+    async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        Ok(self.place(key, seen))
+    }
+
+    async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        let base = ticket.key.base();
+        let (mut stripe, now) = (self.stripe(&base), Instant::now());
+        let placed = stripe.tickets.get_mut(&base).into_iter().flatten();
+        let mine = placed.into_iter().find(|placed| placed.nonce == ticket.nonce && placed.until > now);
+        Ok(mine.map(|placed| placed.until = now + TICKET_LIFE).is_some())
+    }
+
+    async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
+        Ok(self.spend(&ticket, filling))
+    }
+
+    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+        let base = ticket.key.base();
+        take_back(&mut self.stripe(&base), &base, &ticket);
+        Ok(())
+    }
+
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+        let Purge::Key(key) = purge;
+        Ok(Purged { resources: u64::from(self.forget(&namespace.entry(key.clone()))) })
+    }
+
+    fn is_remote(&self) -> bool {
+        false
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_capacity(Self::DEFAULT_CAPACITY)
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("bytes", &self.size()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+//! A near store in this process before a far one that is shared.
+
+use crate::{
+    MemoryStore,
+    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use larder_semantics::{Content, Entry, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling};
+use std::{sync::Arc, time::Duration};
+
+/// Answers from memory for a short while what was read from, or written to, the store behind it.
+///
+/// The far store decides: tickets are its own, and a purge reaches it before it returns. What another process purges,
+/// this one may still answer from memory for [`near_life`](Self::near_life).
+#[derive(Debug)]
+pub struct Tiered<S> {
+    near: MemoryStore,
+    far: S,
+    near_life: Duration,
+}
+
+/// The largest body that is kept near, in bytes.
+const LARGEST_NEAR: usize = 256 << 10;
+
+impl<S> Tiered<S> {
+    /// How long a copy is kept near when nothing else is said.
+    pub const DEFAULT_NEAR_LIFE: Duration = Duration::from_secs(5);
+
+    /// Puts `near` before `far`.
+    pub fn new(near: MemoryStore, far: S) -> Self {
+        Self { near, far, near_life: Self::DEFAULT_NEAR_LIFE }
+    }
+
+    /// How long a copy is kept near at most. Default 5 s.
+    #[must_use]
+    pub fn near_life(self, near_life: Duration) -> Self {
+        Self { near_life, ..self }
+    }
+
+    fn keep(&self, epoch: u64, key: &EntryKey, entry: &Arc<Entry>, now: Timestamp) {
+        let left = match &entry.content {
+            Content::Response(response) if response.body.len() > LARGEST_NEAR => return,
+            Content::Response(response) => response.lifetime.saturating_sub(response.age(now)),
+            Content::Variants(_) => self.near_life,
+        };
+        if !left.is_zero() {
+            self.near.keep_since(epoch, key.clone(), Arc::new(detached(entry)), left.min(self.near_life));
+        }
+    }
+}
+
+/// A copy of an entry that does not keep the buffer alive that the entry was read from.
+///
+/// A client of a shared store hands out slices of its read buffer: a small entry could else hold on to megabytes.
+fn detached(entry: &Entry) -> Entry {
+    let content = match &entry.content {
+        Content::Variants(fields) => Content::Variants(fields.clone()),
+        Content::Response(response) => {
+            let mut headers = HeaderMap::with_capacity(response.headers.len());
+            for (name, value) in &response.headers {
+                headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
+            }
+            let body = Bytes::copy_from_slice(&response.body);
+            Content::Response(StoredResponse { headers, body, ..response.clone() })
+        }
+    };
+    Entry { id: entry.id, content }
+}
+
+impl<S: Store> Store for Tiered<S> {
+    fn now(&self) -> Timestamp {
+        self.far.now()
+    }
+
+    async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
+        if let Some(entry) = self.near.look(key) {
+            return Ok(Found::Entry(entry, Copied::Near));
+        }
+        let epoch = self.near.epoch(key);
+        let found = self.far.get(key).await?;
+        if let Found::Entry(entry, _) = &found {
+            self.keep(epoch, key, entry, self.far.now());
+        }
+        Ok(found)
+    }
+
+    async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        let epoch = self.near.epoch(key);
+        let claim = self.far.claim(key, seen).await?;
+        if let Claim::Found(entry) = &claim {
+            self.keep(epoch, key, entry, self.far.now());
+        }
+        Ok(claim)
+    }
+
+    async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        self.far.renew(ticket).await
+    }
+
+    async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
+        let epoch = self.near.epoch(&filling.key);
+        let filled = self.far.fill(ticket, filling.clone()).await?;
+        if filled == Filled::Stored {
+            let now = self.far.now();
+            if let Some(rule) = &filling.rule {
+                self.keep(epoch, &filling.key.base(), rule, now);
+            }
+            self.keep(epoch, &filling.key, &filling.response, now);
+        }
+        Ok(filled)
+    }
+
+    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.far.release(ticket).await
+    }
+
+    /// Near, far, and near again: what was read from the far store just before it was purged must not stay near.
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+        self.near.purge(namespace, purge).await?;
+        let purged = self.far.purge(namespace, purge).await;
+        self.near.purge(namespace, purge).await?;
+        purged
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.far.probe().await
+    }
+
+    async fn reconnected(&self) {
+        self.far.reconnected().await;
+    }
+}
