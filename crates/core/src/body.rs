@@ -14,8 +14,9 @@ pin_project_lite::pin_project! {
     /// A stored body, or the inner service's, of which a copy may be made while it streams.
     ///
     /// When it is dropped before its end, and its copy is still wanted, the rest is read in the background.
-    pub struct CacheBody<B: Body<Data = Bytes>>
+    pub struct CacheBody<B>
     where
+        B: Body<Data = Bytes>,
         B: Send,
         B: 'static,
     {
@@ -26,8 +27,9 @@ pin_project_lite::pin_project! {
 
 pin_project_lite::pin_project! {
     #[project = KindProjected]
-    enum Kind<B: Body<Data = Bytes>>
+    enum Kind<B>
     where
+        B: Body<Data = Bytes>,
         B: Send,
         B: 'static,
     {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn note(breaker: &Breaker, calls: &[Call]) -> bool {
-        calls.iter().fold(false, |opened, call| breaker.note(*call) || opened)
+        calls.iter().filter(|call| breaker.note(**call)).count() > 0
     }
 
     #[tokio::test(start_paused = true)]

@@ -93,6 +93,11 @@ impl Cache {
         purged
     }
 
+    /// The cache whose layer a request came through, if any: for a handler that wants to purge.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get::<Around>().map(|around| &around.cache)
+    }
+
     fn detach(&self, purge: &Purge) {
         let Purge::Key(key) = purge;
         self.shared.flights.detach(&self.shared.namespace.entry(key.clone()));
@@ -157,7 +162,7 @@ impl Cache {
     }
 
     /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
-    pub(crate) fn refuse(&self, grant: Grant, refusal: Refusal) {
+    pub(crate) fn refuse(&self, grant: Box<Grant>, refusal: Refusal) {
         self.shared.observer.skipped(refusal);
         if refusal.is_lasting() {
             self.shared.uncacheable.insert(grant.key.base(), Instant::now() + UNCACHEABLE_FOR);
@@ -199,7 +204,7 @@ struct Errand {
     reason: Reason,
     key: Option<EntryKey>,
     forward: Option<Forward>,
-    grant: Option<Grant>,
+    grant: Option<Box<Grant>>,
 }
 
 /// What a request that fetches holds: the lead over those who wait, the right to store, or both.
@@ -212,7 +217,7 @@ pub(crate) struct Grant {
 }
 
 impl Visit {
-    fn begin(cache: Cache, rules: Arc<Rules>, head: &mut Parts) -> (Self, Option<Grant>) {
+    fn begin(cache: Cache, rules: Arc<Rules>, head: &mut Parts) -> (Self, Option<Box<Grant>>) {
         let around = Around::take(&cache, head);
         let metrics = match cache.routing().and_then(|routing| routing.route(head)) {
             Some(route) => cache.observer().route(route, rules.tier),
@@ -237,7 +242,7 @@ impl Visit {
     }
 
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
-    async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Grant>) -> Course {
+    async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
         let Settings { store_budget, lock_wait } = self.cache.shared.settings;
         let (mut budget, mut patience) = (Budget(store_budget), Budget(lock_wait));
         let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
@@ -314,7 +319,7 @@ impl Course {
     }
 
     /// To the origin, for an answer that others wait for, or that may be stored.
-    fn fetch(forward: Forward, grant: Grant) -> Self {
+    fn fetch(forward: Forward, grant: Box<Grant>) -> Self {
         let key = Some(grant.key.clone());
         Self::Forward(Box::new(Errand { reason: forward.reason(), key, forward: Some(forward), grant: Some(grant) }))
     }
@@ -329,7 +334,7 @@ impl Errand {
 /// What comes of meeting the others who want the same.
 enum Joining {
     /// This request fetches.
-    Leads(Grant),
+    Leads(Box<Grant>),
     /// It goes to the origin for itself only, for this reason if it is a new one.
     Alone(Option<Reason>),
     /// There is something new to look up.
@@ -365,7 +370,7 @@ impl Visit {
         if lead.is_none() && lease.is_none() {
             return Joining::Alone(None);
         }
-        Joining::Leads(Grant { key: key.clone(), lead, lease, unstored })
+        Joining::Leads(Box::new(Grant { key: key.clone(), lead, lease, unstored }))
     }
 }
 
@@ -494,7 +499,7 @@ impl Visit {
 #[derive(Clone)]
 struct Around {
     cache: Cache,
-    grant: Arc<Mutex<Option<Grant>>>,
+    grant: Arc<Mutex<Option<Box<Grant>>>>,
 }
 
 /// Marks a response on which a layer has decided.
@@ -503,7 +508,7 @@ struct Decided(Cache);
 
 impl Around {
     /// Marks `request`, and lays `grant` where a layer further in can take it over.
-    fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Grant>) -> (Request<Q>, Self) {
+    fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Box<Grant>>) -> (Request<Q>, Self) {
         let around = Self { cache: cache.clone(), grant: Arc::new(Mutex::new(grant)) };
         request.extensions_mut().insert(around.clone());
         (request, around)
@@ -513,7 +518,7 @@ impl Around {
         head.extensions.get::<Self>().is_some_and(|around| around.cache.is(cache)).then(|| head.extensions.remove())?
     }
 
-    fn into_grant(self) -> Option<Grant> {
+    fn into_grant(self) -> Option<Box<Grant>> {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

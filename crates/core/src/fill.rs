@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub(crate) struct Fill {
     cache: Cache,
     admission: Box<Admission>,
-    grant: Grant,
+    grant: Box<Grant>,
     copy: BytesMut,
     asked_at: Instant,
 }
@@ -26,7 +26,7 @@ const MOST_RESERVED: u64 = 64 << 10;
 
 impl Fill {
     /// Begins a copy of the answer to a request that was forwarded at `asked_at`.
-    pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Grant, asked_at: Instant) -> Self {
+    pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Self {
         let reserved = admission.announced().unwrap_or_default().min(MOST_RESERVED);
         let copy = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
         Self { cache, admission, grant, copy, asked_at }
@@ -61,7 +61,7 @@ impl Fill {
         let Self { cache, admission, grant, copy, asked_at } = self;
         let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
         let filling = admission.complete(copy.freeze(), asked_at.elapsed(), id, rule);
-        let Grant { lead, lease, .. } = grant;
+        let Grant { lead, lease, .. } = *grant;
         if let Some(lead) = &lead {
             lead.land(filling.clone());
         }

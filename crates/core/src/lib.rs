@@ -17,6 +17,8 @@ mod observe;
 mod routing;
 mod service;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tiered;
 mod ttl;
 

@@ -142,8 +142,9 @@ impl MemoryStore {
     fn place(&self, key: &EntryKey, seen: Seen) -> Claim {
         let base = key.base();
         let mut stripe = self.stripe(&base);
-        if let Some(entry) = self.look(key)
-            && Seen::Entry(entry.id) != seen
+        if seen != Seen::Unreadable
+            && let Some(entry) = self.look(key)
+            && seen != Seen::Entry(entry.id)
         {
             return Claim::Found(entry);
         }

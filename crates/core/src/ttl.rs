@@ -55,3 +55,9 @@ impl From<Duration> for Ttl {
         Self::tier("custom", lifetime)
     }
 }
+
+impl From<Ttl> for Duration {
+    fn from(ttl: Ttl) -> Self {
+        ttl.lifetime
+    }
+}

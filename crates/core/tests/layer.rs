@@ -1,4 +1,5 @@
 //! The layer around a service, in memory, on tokio's paused clock.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};

@@ -56,7 +56,15 @@ impl Default for Policy {
     }
 }
 
-/// What a handler says about its own response, besides the response's headers.
+/// What a handler says about its own response, besides the response's headers: put it into the response's extensions.
+///
+/// ```
+/// use larder_semantics::Caching;
+/// use std::time::Duration;
+///
+/// let mut response = http::Response::new("the body");
+/// response.extensions_mut().insert(Caching::new().ttl(Duration::from_secs(30)).tag("user:123"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caching {
     /// The lifetime, in place of the one that the headers or the layer state.
@@ -65,6 +73,31 @@ pub struct Caching {
     pub tags: Vec<String>,
     /// Whether it may be stored at all.
     pub store: bool,
+}
+
+impl Caching {
+    /// Nothing beyond what the response's headers and the layer say.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This response is not to be stored.
+    pub fn no_store() -> Self {
+        Self { store: false, ..Self::default() }
+    }
+
+    /// The lifetime, in place of the one that the headers or the layer state; zero stores nothing.
+    #[must_use]
+    pub fn ttl(self, ttl: impl Into<Duration>) -> Self {
+        Self { lifetime: Some(ttl.into()), ..self }
+    }
+
+    /// Adds a tag, by which the response can be invalidated.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
 }
 
 impl Default for Caching {

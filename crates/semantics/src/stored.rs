@@ -31,6 +31,7 @@ pub struct Entry {
 }
 
 /// What an entry is.
+#[expect(clippy::large_enum_variant, reason = "entries are shared behind a pointer, and most are responses")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A response.

@@ -1,0 +1,300 @@
+//! For those who write or test a store: the behaviour that every store must show, and a store that fails on request.
+//!
+//! A panic tells what a store does wrong; there are no other errors here.
+
+mod faulty;
+
+pub use faulty::{Fault, Faulty};
+
+use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use larder_semantics::{
+    Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId, stored::Basis,
+};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Runs the whole suite against a store, which may hold other things.
+///
+/// `wait` lets the time of the store pass.
+pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(Duration) -> F) {
+    a_miss_is_claimed_filled_and_found(store).await;
+    only_one_holds_the_ticket(store).await;
+    a_purge_voids_the_fill_in_flight(store).await;
+    a_late_release_leaves_the_successor_alone(store).await;
+    what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
+    variants_are_reached_through_their_rule(store).await;
+    a_purge_voids_the_fills_of_every_variant(store).await;
+    variants_of_a_purged_rule_never_come_back(store).await;
+    what_is_stored_comes_back_byte_for_byte(store).await;
+    namespaces_and_versions_do_not_meet(store).await;
+    no_answer_begun_before_a_purge_is_found_after_it(store).await;
+    what_has_had_its_time_is_gone(store, &wait).await;
+    a_ticket_lasts_as_long_as_it_is_renewed(store, &wait).await;
+}
+
+/// A key that nobody else uses.
+fn key() -> EntryKey {
+    Namespace::default().entry(Key::new("test").part(EntryId(fastrand::u128(..).to_be_bytes()).to_string()))
+}
+
+fn id() -> EntryId {
+    EntryId(fastrand::u128(..).to_be_bytes())
+}
+
+fn response(store: &impl Store, body: impl Into<Bytes>) -> Arc<Entry> {
+    let response = StoredResponse {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: body.into(),
+        received_at: store.now(),
+        initial_age: Duration::ZERO,
+        lifetime: Duration::from_secs(60),
+        keep: Duration::ZERO,
+        basis: Basis::Response,
+        origin_cost: Duration::from_micros(1),
+        tags: vec!["tag".to_owned()],
+        born: 1,
+        generation: 2,
+    };
+    Arc::new(Entry { id: id(), content: Content::Response(response) })
+}
+
+fn filling(key: &EntryKey, response: &Arc<Entry>) -> Filling {
+    Filling { key: key.clone(), response: response.clone(), rule: None, stored_for: Duration::from_secs(60) }
+}
+
+async fn claim(store: &impl Store, key: &EntryKey, seen: Seen) -> Ticket {
+    match store.claim(key, seen).await {
+        Ok(Claim::Granted(ticket)) => ticket,
+        other => panic!("the ticket for {key:?} should have been granted: {other:?}"),
+    }
+}
+
+async fn fill(store: &impl Store, key: &EntryKey, response: &Arc<Entry>) {
+    let ticket = claim(store, key, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling(key, response)).await, Ok(Filled::Stored));
+}
+
+async fn found(store: &impl Store, key: &EntryKey) -> Option<Arc<Entry>> {
+    match store.get(key).await {
+        Ok(Found::Entry(entry, _)) => Some(entry),
+        Ok(Found::Absent) => None,
+        other => panic!("{key:?} should be there or not: {other:?}"),
+    }
+}
+
+async fn purge(store: &impl Store, key: &EntryKey) -> u64 {
+    match store.purge(&key.namespace, &Purge::Key(key.key.clone())).await {
+        Ok(purged) => purged.resources,
+        Err(error) => panic!("{key:?} should have been purged: {error}"),
+    }
+}
+
+async fn a_miss_is_claimed_filled_and_found(store: &impl Store) {
+    let (key, entry) = (key(), response(store, "body"));
+    assert_eq!(found(store, &key).await, None);
+    fill(store, &key, &entry).await;
+    assert_eq!(found(store, &key).await, Some(entry.clone()));
+    assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Found(there)) if there == entry));
+    assert_eq!(purge(store, &key).await, 1);
+    assert_eq!(found(store, &key).await, None);
+    assert_eq!(purge(store, &key).await, 0);
+}
+
+async fn only_one_holds_the_ticket(store: &impl Store) {
+    let key = key();
+    let ticket = claim(store, &key, Seen::Absent).await;
+    assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Held)));
+    store.release(ticket).await.expect("a release");
+    let ticket = claim(store, &key, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
+    purge(store, &key).await;
+    drop(claim(store, &key, Seen::Absent).await);
+}
+
+async fn a_purge_voids_the_fill_in_flight(store: &impl Store) {
+    let key = key();
+    let ticket = claim(store, &key, Seen::Absent).await;
+    purge(store, &key).await;
+    assert_eq!(store.renew(&ticket).await, Ok(false));
+    let later = claim(store, &key, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling(&key, &response(store, "old"))).await, Ok(Filled::Voided));
+    assert_eq!(found(store, &key).await, None);
+    let new = response(store, "new");
+    assert_eq!(store.fill(later, filling(&key, &new)).await, Ok(Filled::Stored));
+    assert_eq!(found(store, &key).await, Some(new));
+}
+
+async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {
+    let key = key();
+    let early = claim(store, &key, Seen::Absent).await;
+    purge(store, &key).await;
+    let successor = claim(store, &key, Seen::Absent).await;
+    store.release(early).await.expect("a release");
+    assert_eq!(store.renew(&successor).await, Ok(true));
+    assert_eq!(store.fill(successor, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
+}
+
+async fn what_was_seen_can_be_replaced_and_what_is_newer_is_given(store: &impl Store) {
+    let (key, old, new) = (key(), response(store, "old"), response(store, "new"));
+    fill(store, &key, &old).await;
+    assert!(matches!(store.claim(&key, Seen::Entry(id())).await, Ok(Claim::Found(there)) if there == old));
+    let ticket = claim(store, &key, Seen::Entry(old.id)).await;
+    assert_eq!(store.fill(ticket, filling(&key, &new)).await, Ok(Filled::Stored));
+    assert!(matches!(store.claim(&key, Seen::Entry(old.id)).await, Ok(Claim::Found(there)) if there == new));
+    let ticket = claim(store, &key, Seen::Unreadable).await;
+    store.release(ticket).await.expect("a release");
+}
+
+/// A resource that varies, with one variant stored: the rule, the variant's key, and its response.
+async fn varying(store: &impl Store, key: &EntryKey, body: &'static str) -> (Arc<Entry>, EntryKey, Arc<Entry>) {
+    let rule = Arc::new(Entry { id: id(), content: Content::Variants(vec![HeaderName::from_static("accept")]) });
+    let variant = key.of_variant(VariantId { rule: rule.id, digest: id() });
+    let entry = response(store, body);
+    let filling = Filling { rule: Some(rule.clone()), ..filling(&variant, &entry) };
+    let ticket = claim(store, key, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling).await, Ok(Filled::Stored));
+    (rule, variant, entry)
+}
+
+async fn variants_are_reached_through_their_rule(store: &impl Store) {
+    let key = key();
+    let (rule, variant, entry) = varying(store, &key, "one").await;
+    assert_eq!(found(store, &key).await, Some(rule.clone()));
+    assert_eq!(found(store, &variant).await, Some(entry.clone()));
+    let other = key.of_variant(VariantId { rule: rule.id, digest: id() });
+    let two = response(store, "two");
+    let ticket = claim(store, &other, Seen::Absent).await;
+    assert!(matches!(store.claim(&other, Seen::Absent).await, Ok(Claim::Held)));
+    let filled = store.fill(ticket, Filling { rule: Some(rule.clone()), ..filling(&other, &two) }).await;
+    assert_eq!(filled, Ok(Filled::Stored));
+    assert_eq!(found(store, &other).await, Some(two));
+    assert_eq!(found(store, &variant).await, Some(entry));
+    assert_eq!(found(store, &key).await, Some(rule));
+}
+
+async fn a_purge_voids_the_fills_of_every_variant(store: &impl Store) {
+    let key = key();
+    let (rule, known, entry) = varying(store, &key, "known").await;
+    let new = key.of_variant(VariantId { rule: rule.id, digest: id() });
+    let for_known = claim(store, &known, Seen::Entry(entry.id)).await;
+    let for_new = claim(store, &new, Seen::Absent).await;
+    assert_eq!(purge(store, &key).await, 1);
+    for (ticket, key) in [(for_known, &known), (for_new, &new)] {
+        let filling = Filling { rule: Some(rule.clone()), ..filling(key, &response(store, "old")) };
+        assert_eq!(store.fill(ticket, filling).await, Ok(Filled::Voided));
+    }
+    assert_eq!(found(store, &key).await, None);
+}
+
+async fn variants_of_a_purged_rule_never_come_back(store: &impl Store) {
+    let key = key();
+    let (old_rule, old, _) = varying(store, &key, "old").await;
+    purge(store, &key).await;
+    assert!(matches!(store.claim(&old, Seen::Entry(id())).await, Ok(Claim::Moved | Claim::Found(_))));
+    let unknown = key.of_variant(VariantId { rule: old_rule.id, digest: id() });
+    assert!(matches!(store.claim(&unknown, Seen::Absent).await, Ok(Claim::Moved)));
+    let (new_rule, _, _) = varying(store, &key, "new").await;
+    assert_ne!(new_rule.id, old_rule.id);
+    assert!(matches!(store.claim(&unknown, Seen::Absent).await, Ok(Claim::Moved)), "another rule is there now");
+}
+
+async fn what_is_stored_comes_back_byte_for_byte(store: &impl Store) {
+    for length in [0, 1, 4096, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 200_000, 1 << 20] {
+        let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let mut headers = HeaderMap::new();
+        headers.append("link", HeaderValue::from_static("<a>"));
+        headers.append("link", HeaderValue::from_static("<b>"));
+        headers.append("x-latin", HeaderValue::from_bytes(b"caf\xe9").expect("a value"));
+        headers.append("x-empty", HeaderValue::from_static(""));
+        let mut entry = (*response(store, body)).clone();
+        if let Content::Response(response) = &mut entry.content {
+            response.headers = headers;
+            response.status = StatusCode::IM_A_TEAPOT;
+        }
+        let (key, entry) = (key(), Arc::new(entry));
+        fill(store, &key, &entry).await;
+        assert_eq!(found(store, &key).await, Some(entry), "{length} bytes");
+    }
+}
+
+async fn namespaces_and_versions_do_not_meet(store: &impl Store) {
+    let here = key();
+    fill(store, &here, &response(store, "here")).await;
+    for (name, version) in [("elsewhere", 1), (here.namespace.name(), here.namespace.version() + 1)] {
+        let there = Namespace::new(name, version).expect("a name").entry(here.key.clone());
+        assert_eq!(found(store, &there).await, None);
+        assert_eq!(purge(store, &there).await, 0);
+    }
+    assert!(found(store, &here).await.is_some());
+}
+
+/// Writers change a value and purge; fillers fetch it, slowly; nobody may then find a value older than the purge.
+async fn no_answer_begun_before_a_purge_is_found_after_it(store: &impl Store) {
+    let (key, value) = (key(), AtomicU64::new(0));
+    let fetch = async |pauses: u32| {
+        for round in 0..60 {
+            let Ok(Claim::Granted(ticket)) = store.claim(&key, Seen::Unreadable).await else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let fetched = value.load(Ordering::SeqCst);
+            for _ in 0..(round + pauses) % 7 {
+                tokio::task::yield_now().await;
+            }
+            let entry = response(store, fetched.to_be_bytes().to_vec());
+            store.fill(ticket, filling(&key, &entry)).await.expect("a fill");
+        }
+    };
+    let change = async || {
+        for _ in 0..60 {
+            let changed = value.fetch_add(1, Ordering::SeqCst) + 1;
+            purge(store, &key).await;
+            for _ in 0..5 {
+                if let Some(entry) = found(store, &key).await
+                    && let Content::Response(response) = &entry.content
+                {
+                    let seen = u64::from_be_bytes(response.body[..].try_into().expect("eight bytes"));
+                    assert!(seen >= changed, "{seen} was found after {changed} had been purged for");
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::join!(fetch(0), fetch(3), fetch(5), change());
+}
+
+async fn what_has_had_its_time_is_gone<F: Future<Output = ()>>(store: &impl Store, wait: &impl Fn(Duration) -> F) {
+    let (key, entry) = (key(), response(store, "x"));
+    let ticket = claim(store, &key, Seen::Absent).await;
+    let short = Filling { stored_for: Duration::from_millis(300), ..filling(&key, &entry) };
+    assert_eq!(store.fill(ticket, short).await, Ok(Filled::Stored));
+    assert!(found(store, &key).await.is_some());
+    wait(Duration::from_millis(400)).await;
+    assert_eq!(found(store, &key).await, None);
+}
+
+async fn a_ticket_lasts_as_long_as_it_is_renewed<F: Future<Output = ()>>(
+    store: &impl Store,
+    wait: &impl Fn(Duration) -> F,
+) {
+    let key = key();
+    let ticket = claim(store, &key, Seen::Absent).await;
+    wait(TICKET_LIFE * 2 / 3).await;
+    assert_eq!(store.renew(&ticket).await, Ok(true));
+    wait(TICKET_LIFE * 2 / 3).await;
+    assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Held)));
+    wait(TICKET_LIFE).await;
+    assert_eq!(store.renew(&ticket).await, Ok(false));
+    let successor = claim(store, &key, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling(&key, &response(store, "late"))).await, Ok(Filled::Voided));
+    assert_eq!(store.fill(successor, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
+}

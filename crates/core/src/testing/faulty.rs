@@ -1,0 +1,126 @@
+//! A store that fails, hangs or dawdles when it is told to.
+
+use crate::store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket};
+use larder_semantics::{EntryKey, Filling, Namespace, Timestamp};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// What is wrong with a [`Faulty`] store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Every operation fails at once.
+    Fails(StoreError),
+    /// Every operation but reads fails at once.
+    RefusesWrites(StoreError),
+    /// No operation ever ends.
+    Hangs,
+    /// Every operation takes so long.
+    Dawdles(Duration),
+}
+
+/// A store with a fault that can be switched while it is used. Clones share both. It counts as remote.
+#[derive(Debug, Clone)]
+pub struct Faulty<S> {
+    store: S,
+    fault: Arc<Mutex<Fault>>,
+    operations: Arc<AtomicUsize>,
+    reconnected: Arc<Notify>,
+}
+
+impl<S: Store> Faulty<S> {
+    /// A store without a fault, as yet.
+    pub fn new(store: S) -> Self {
+        Self {
+            store,
+            fault: Arc::new(Mutex::new(Fault::None)),
+            operations: Arc::default(),
+            reconnected: Arc::default(),
+        }
+    }
+
+    /// Switches to another fault, for operations that begin from now on.
+    pub fn set(&self, fault: Fault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    /// Tells those who wait for it that the store is connected anew.
+    pub fn reconnect(&self) {
+        self.reconnected.notify_waiters();
+    }
+
+    /// How many operations were asked for, probes left out.
+    pub fn operations(&self) -> usize {
+        self.operations.load(Ordering::SeqCst)
+    }
+
+    async fn suffer(&self, is_write: bool) -> Result<(), StoreError> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match fault {
+            Fault::Fails(error) => Err(error),
+            Fault::RefusesWrites(error) if is_write => Err(error),
+            Fault::None | Fault::RefusesWrites(_) => Ok(()),
+            Fault::Hangs => std::future::pending().await,
+            Fault::Dawdles(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn operation(&self, is_write: bool) -> Result<(), StoreError> {
+        self.operations.fetch_add(1, Ordering::SeqCst);
+        self.suffer(is_write).await
+    }
+}
+
+impl<S: Store> Store for Faulty<S> {
+    fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
+        self.operation(false).await?;
+        self.store.get(key).await
+    }
+
+    async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        self.operation(true).await?;
+        self.store.claim(key, seen).await
+    }
+
+    async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        self.operation(true).await?;
+        self.store.renew(ticket).await
+    }
+
+    async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
+        self.operation(true).await?;
+        self.store.fill(ticket, filling).await
+    }
+
+    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.operation(true).await?;
+        self.store.release(ticket).await
+    }
+
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+        self.operation(true).await?;
+        self.store.purge(namespace, purge).await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.suffer(false).await
+    }
+
+    async fn reconnected(&self) {
+        self.reconnected.notified().await;
+    }
+}
