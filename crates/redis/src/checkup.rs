@@ -1,0 +1,74 @@
+//! What is worth a warning about the server itself, judged once after connecting.
+
+/// The oldest version of Redis that larder is tested with.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Judges `INFO server` and `INFO memory`: each sentence says what is wrong, and how to mend it.
+///
+/// What the text does not tell is not judged.
+pub(crate) fn judge(info: &str) -> Vec<String> {
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim_end().to_owned()))
+    };
+    let mut warnings = Vec::new();
+    // Valkey states a redis_version for the sake of such checks; it is 7.2.4.
+    if let Some(version) = field("redis_version")
+        && number(&version).is_some_and(|version| version < OLDEST)
+    {
+        warnings.push(format!("Redis is version {version}; larder needs 6.2 or newer: upgrade the server"));
+    }
+    let policy = field("maxmemory_policy");
+    let mend = "CONFIG SET maxmemory-policy allkeys-lru";
+    match field("maxmemory").and_then(|bytes| bytes.parse::<u64>().ok()) {
+        Some(0) => warnings.push(format!(
+            "Redis has no memory limit, and will grow until the machine has no memory left: set one, as in \
+             CONFIG SET maxmemory 256mb, and {mend}"
+        )),
+        Some(limit) if policy.as_deref() == Some("noeviction") => warnings.push(format!(
+            "Redis will refuse to store anything once its {limit} bytes are full, because its policy is noeviction: \
+             {mend}"
+        )),
+        _ => {}
+    }
+    warnings
+}
+
+fn number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_of_a_server_is_one_warning() {
+        let cases: [(&str, &[&str]); 9] = [
+            ("redis_version:7.0.15\r\nmaxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n", &[]),
+            ("redis_version:6.2.5\r\nmaxmemory:1000\r\nmaxmemory_policy:volatile-lfu\r\n", &[]),
+            ("redis_version:6.0.16\r\nmaxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n", &["6.2 or newer"]),
+            ("redis_version:5.0\nmaxmemory:0\nmaxmemory_policy:noeviction\n", &["6.2 or newer", "no memory limit"]),
+            ("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n", &["no memory limit"]),
+            ("maxmemory:1000\r\nmaxmemory_human:1K\r\nmaxmemory_policy:noeviction\r\n", &["noeviction"]),
+            ("maxmemory:1000\r\n", &[]),
+            ("redis_version:x\r\nmaxmemory:y\r\n", &[]),
+            ("", &[]),
+        ];
+        for (info, expected) in cases {
+            let warnings = judge(info);
+            assert_eq!(warnings.len(), expected.len(), "{info:?}: {warnings:?}");
+            for (warning, part) in warnings.iter().zip(expected) {
+                assert!(warning.contains(part), "{warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_warning_says_how_to_mend_it() {
+        for info in ["maxmemory:0", "maxmemory:1\nmaxmemory_policy:noeviction"] {
+            assert!(judge(info)[0].contains("CONFIG SET maxmemory-policy allkeys-lru"));
+        }
+    }
+}

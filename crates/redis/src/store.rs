@@ -1,0 +1,617 @@
+//! The store: every operation of the contract as commands to Redis.
+
+use crate::{
+    checkup,
+    chunks::{LARGEST_WHOLE, Manifest},
+    client::{Client, Patience, Reply},
+    clock::Clock,
+    config::{ConfigError, ConnectError, RedisConfig},
+    fault::Fault,
+    lane::Lane,
+    measures::{Measures, Operation},
+    scripts::{CLAIM, FILL, PURGE, RELEASE, RENEW},
+};
+use bytes::{Bytes, BytesMut};
+use larder::{
+    codec,
+    semantics::{Entry, EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content},
+    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, Unreadable},
+};
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit, oneshot},
+    task::AbortHandle,
+    time::timeout,
+};
+
+/// How long connecting may keep its caller waiting; it goes on in the background after that.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(550);
+/// The longest that anything is stored; beyond some length, Redis refuses.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How much longer than their entry its chunks live, so that they outlast whoever has just read the manifest.
+const CHUNKS_OUTLIVE: u64 = 10_000;
+/// How many chunks of one entry are in flight at the same time.
+const ABREAST: u32 = 4;
+
+/// A store in Redis, or in a server that speaks as Redis does.
+///
+/// It is cheap to clone; the connections end with the last clone.
+#[derive(Clone)]
+pub struct RedisStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    core: Arc<Core>,
+    /// How often the store had connected when that was last reported.
+    reported: AtomicU64,
+    /// A key that was once read: what a probe may read, whatever the user's rights are.
+    known_key: OnceLock<String>,
+    runtime: Handle,
+    background: Vec<AbortHandle>,
+}
+
+/// What the operations need that run in tasks of their own.
+struct Core {
+    /// For everything that is small.
+    data: Arc<Lane>,
+    /// For the chunks of large entries, behind which nothing small is to wait.
+    bulk: Arc<Lane>,
+    clock: Arc<Clock>,
+    measures: Arc<Measures>,
+    in_flight: Arc<Semaphore>,
+    fill_bytes: Arc<Semaphore>,
+}
+
+impl RedisStore {
+    /// Connects to what a URL or a [`RedisConfig`] says.
+    ///
+    /// A server that cannot be reached is no error: the store keeps trying in the background, and begins to use Redis
+    /// when it is there. This returns within 600 ms in any case. It must be called within a tokio runtime, in which the
+    /// store's tasks then run.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), larder_redis::ConnectError> {
+    /// let store = larder_redis::RedisStore::connect("redis://127.0.0.1:6379").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a setting cannot be used, Redis refuses the user, or its certificate is not accepted.
+    pub async fn connect<C>(config: C) -> Result<Self, ConnectError>
+    where
+        C: TryInto<RedisConfig>,
+        ConnectError: From<C::Error>,
+    {
+        Self::start(&config.try_into()?).await
+    }
+
+    /// Connects to what the environment says, as [`RedisConfig::from_env`] reads it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect), and when the environment does not say where Redis is.
+    pub async fn from_env() -> Result<Self, ConnectError> {
+        Self::start(&RedisConfig::from_env()?).await
+    }
+
+    async fn start(config: &RedisConfig) -> Result<Self, ConnectError> {
+        config.check()?;
+        let server = config.target.to_string();
+        let clock = Arc::new(Clock::new(config.wall_clock_shift));
+        let measures = Arc::new(Measures::default());
+        let lane = |role, clock| {
+            let client = Client::new(config)?;
+            Ok::<_, ConfigError>(Arc::new(Lane::new(client, role, server.clone(), clock, Arc::clone(&measures))))
+        };
+        let data = lane("data", Some(Arc::clone(&clock)))?;
+        let bulk = lane("bulk", None)?;
+        let (data_first, data_outcome) = oneshot::channel();
+        let (bulk_first, bulk_outcome) = oneshot::channel();
+        let background = vec![
+            tokio::spawn(check_up(Arc::clone(&data))).abort_handle(),
+            tokio::spawn(Arc::clone(&data).keep_up(data_first)).abort_handle(),
+            tokio::spawn(Arc::clone(&bulk).keep_up(bulk_first)).abort_handle(),
+        ];
+        let core = Core {
+            data,
+            bulk,
+            clock,
+            measures,
+            in_flight: Arc::new(Semaphore::new(config.in_flight)),
+            fill_bytes: Arc::new(Semaphore::new(config.fill_bytes)),
+        };
+        let shared = Shared {
+            core: Arc::new(core),
+            reported: AtomicU64::new(0),
+            known_key: OnceLock::new(),
+            runtime: Handle::current(),
+            background,
+        };
+        let outcome = timeout(CONNECT_PATIENCE, async {
+            let (data, _) = tokio::join!(data_outcome, bulk_outcome);
+            data
+        });
+        if let Ok(Ok(Err(fault))) = outcome.await {
+            refusal(&fault, &server)?;
+        }
+        let made = *shared.core.data.connections().borrow();
+        shared.reported.store(made, Ordering::Relaxed);
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Runs what must not be left half done when its caller goes away, in a task of its own: a command that is queued
+    /// would run all the same, and nobody would know.
+    async fn detached<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let core = Arc::clone(&self.shared.core);
+        let permit = core
+            .data
+            .admits()
+            .and_then(|()| Arc::clone(&core.in_flight).try_acquire_owned().map_err(|_| StoreError::Busy));
+        let permit = permit.inspect_err(|error| core.measures.refused(operation, error))?;
+        let (done, outcome) = oneshot::channel();
+        self.shared.runtime.spawn(async move {
+            let started = Instant::now();
+            let result = work.await;
+            core.measures.record(operation, started, &result);
+            drop(permit);
+            // The caller may have gone.
+            let _ = done.send(result);
+        });
+        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store's runtime has ended".to_owned())))
+    }
+}
+
+impl Store for RedisStore {
+    fn now(&self) -> Timestamp {
+        self.shared.core.clock.now()
+    }
+
+    async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
+        let core = &self.shared.core;
+        let permit = core.data.admits().and_then(|()| core.in_flight.try_acquire().map_err(|_| StoreError::Busy));
+        let _permit: SemaphorePermit<'_> = permit.inspect_err(|error| core.measures.refused(Operation::Get, error))?;
+        let started = Instant::now();
+        let name = key.name();
+        let found = core.get(&name).await.map_err(StoreError::from);
+        core.measures.record(Operation::Get, started, &found);
+        if self.shared.known_key.get().is_none() {
+            let _ = self.shared.known_key.set(name);
+        }
+        found
+    }
+
+    async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        let (core, runtime, key) = (Arc::clone(&self.shared.core), self.shared.runtime.clone(), key.clone());
+        let offer = async move {
+            let claim = core.claim(key, seen).await?;
+            Ok(Offer { claim: Some(claim), core, runtime })
+        };
+        let mut offer = self.detached(Operation::Claim, offer).await?;
+        Ok(offer.claim.take().unwrap_or(Claim::Held))
+    }
+
+    async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of(&ticket.key), ticket.nonce);
+        self.detached(Operation::Renew, async move { core.renew(&place, nonce).await }).await
+    }
+
+    async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
+        let core = Arc::clone(&self.shared.core);
+        let weight = match &filling.response.content {
+            Content::Response(response) => u32::try_from(response.body.len()).unwrap_or(u32::MAX),
+            Content::Variants(_) => 0,
+        };
+        let Ok(budget) = Arc::clone(&core.fill_bytes).try_acquire_many_owned(weight) else {
+            core.measures.refused(Operation::Fill, &StoreError::Busy);
+            self.release(ticket).await?;
+            return Err(StoreError::Busy);
+        };
+        let fill = async move {
+            let filled = core.fill(&ticket, &filling).await;
+            if filled.is_err() {
+                // Nobody else is to wait for a ticket that is spent; when this fails too, it runs out.
+                let _ = core.release(&Place::of(&ticket.key), ticket.nonce).await;
+            }
+            drop(budget);
+            filled
+        };
+        self.detached(Operation::Fill, fill).await
+    }
+
+    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+        let core = Arc::clone(&self.shared.core);
+        let release = async move { core.release(&Place::of(&ticket.key), ticket.nonce).await };
+        self.detached(Operation::Release, release).await
+    }
+
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+        let core = Arc::clone(&self.shared.core);
+        match purge {
+            Purge::Key(key) => {
+                let place = Place::of(&namespace.entry(key.clone()));
+                self.detached(Operation::Purge, async move { core.purge(&place).await }).await
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let core = &self.shared.core;
+        core.data.admits().inspect_err(|error| core.measures.refused(Operation::Probe, error))?;
+        let started = Instant::now();
+        let answered = core.probe(self.shared.known_key.get()).await.map_err(StoreError::from);
+        core.measures.record(Operation::Probe, started, &answered);
+        answered
+    }
+
+    async fn reconnected(&self) {
+        let reported = self.shared.reported.load(Ordering::Relaxed);
+        let mut connections = self.shared.core.data.connections();
+        let made = connections.wait_for(|made| *made > reported).await.map(|made| *made);
+        // The lane lives as long as the store, so there is always something to wait for.
+        self.shared.reported.fetch_max(made.unwrap_or_default(), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data = &self.shared.core.data;
+        f.debug_struct("RedisStore").field("server", &data.server()).field("connected", &data.is_open()).finish()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.background.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The names of what belongs to one key.
+struct Place {
+    /// Of the entry.
+    name: String,
+    /// Of the resource's own entry.
+    base: String,
+    /// Of the hash of the resource's tickets: one for all variants, so that removing it voids every fill.
+    tickets: String,
+    /// The ticket's field in it.
+    field: Bytes,
+}
+
+impl Place {
+    fn of(key: &EntryKey) -> Self {
+        let base = key.base().name();
+        let field = key.variant.map(|variant| variant.digest.to_string()).unwrap_or_default();
+        Self { name: key.name(), tickets: format!("{base}:t"), base, field: field.into() }
+    }
+}
+
+/// What a claim came to, on its way to whoever asked. If nobody takes it, its ticket is given back.
+struct Offer {
+    claim: Option<Claim>,
+    core: Arc<Core>,
+    runtime: Handle,
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(Claim::Granted(ticket)) = self.claim.take() {
+            let core = Arc::clone(&self.core);
+            self.runtime.spawn(async move {
+                // When it fails, the ticket runs out.
+                let _ = core.release(&Place::of(&ticket.key), ticket.nonce).await;
+            });
+        }
+    }
+}
+
+impl Core {
+    async fn get(&self, name: &str) -> Result<Found, Fault> {
+        let key = Bytes::copy_from_slice(name.as_bytes());
+        let bytes = match self.data.call(Patience::Read, "GET", Some(0), vec![key]).await {
+            Ok(Reply::Bytes(bytes)) => bytes,
+            Ok(Reply::Nil) => return Ok(Found::Absent),
+            Err(fault) if fault.is("WRONGTYPE") => return Ok(Found::Unreadable(Unreadable::Foreign)),
+            Ok(_) | Err(Fault::Foreign) => {
+                self.data.foreign();
+                return Ok(Found::Unreadable(Unreadable::OtherKey));
+            }
+            Err(fault) => return Err(fault),
+        };
+        if Manifest::is_in(&bytes) {
+            // Boxed, as it is four times as large as the rest, and rare.
+            return Ok(match Box::pin(self.join(name, &bytes)).await? {
+                Ok(entry) => Found::Entry(Arc::new(entry), Copied::Far),
+                Err(unreadable) => Found::Unreadable(unreadable),
+            });
+        }
+        match codec::decode(bytes, name) {
+            Ok(entry) => Ok(Found::Entry(Arc::new(entry), Copied::Far)),
+            Err(unreadable) => {
+                if unreadable == Unreadable::OtherKey {
+                    self.data.foreign();
+                }
+                Ok(Found::Unreadable(unreadable))
+            }
+        }
+    }
+
+    /// Reads an entry that is in chunks.
+    async fn join(&self, name: &str, manifest: &[u8]) -> Result<Result<Entry, Unreadable>, Fault> {
+        let manifest = match Manifest::decode(manifest, name) {
+            Ok(manifest) => manifest,
+            Err(unreadable) => {
+                if unreadable == Unreadable::OtherKey {
+                    self.data.foreign();
+                }
+                return Ok(Err(unreadable));
+            }
+        };
+        // It grows with what is really there: the manifest's word is not enough to set memory aside.
+        let mut entry = BytesMut::new();
+        for first in (0..manifest.chunks).step_by(ABREAST as usize) {
+            let chunk = |ahead| self.chunk(name, &manifest, first.saturating_add(ahead));
+            let (one, two, three, four) = tokio::join!(chunk(0), chunk(1), chunk(2), chunk(3));
+            for piece in [one?, two?, three?, four?] {
+                match piece {
+                    Ok(piece) => entry.extend_from_slice(&piece),
+                    Err(unreadable) => return Ok(Err(unreadable)),
+                }
+            }
+        }
+        let entry = codec::decode(entry.freeze(), name);
+        Ok(entry.and_then(|entry| if entry.id == manifest.id { Ok(entry) } else { Err(Unreadable::Corrupt) }))
+    }
+
+    /// Reads one chunk; nothing, beyond the last.
+    async fn chunk(&self, name: &str, manifest: &Manifest, index: u32) -> Result<Result<Bytes, Unreadable>, Fault> {
+        if index >= manifest.chunks {
+            return Ok(Ok(Bytes::new()));
+        }
+        let key = Bytes::from(manifest.chunk_name(name, index));
+        let piece = match self.bulk.call(Patience::Read, "GET", Some(0), vec![key]).await {
+            Ok(Reply::Bytes(bytes)) => manifest.piece(&bytes, index),
+            Ok(Reply::Nil) => Err(Unreadable::Truncated),
+            Ok(_) | Err(Fault::Foreign) => Err(Unreadable::OtherKey),
+            Err(fault) => return Err(fault),
+        };
+        if piece == Err(Unreadable::OtherKey) {
+            self.bulk.foreign();
+        }
+        Ok(piece)
+    }
+
+    async fn claim(&self, key: EntryKey, seen: Seen) -> Result<Claim, StoreError> {
+        let place = Place::of(&key);
+        let nonce = EntryId(fastrand::u128(..).to_be_bytes());
+        let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
+        let mut seen = match seen {
+            Seen::Absent => Bytes::new(),
+            Seen::Entry(id) => Bytes::copy_from_slice(&id.0),
+            Seen::Unreadable => UNREADABLE,
+        };
+        let (keys, life) = ([place.name.as_str(), &place.tickets, &place.base], ticket_life());
+        loop {
+            let arguments = [place.field.clone(), seen, rule.clone(), nonce.to_string().into(), life.clone()];
+            let mut answer = self.data.eval(Patience::Read, &CLAIM, &keys, &arguments).await?.into_iter();
+            match (word(answer.next())?.as_ref(), answer.next()) {
+                (b"granted", None) => return Ok(Claim::Granted(Ticket { key, nonce })),
+                (b"held", None) => return Ok(Claim::Held),
+                (b"moved", None) => return Ok(Claim::Moved),
+                (b"found", Some(Reply::Bytes(bytes))) => {
+                    let entry = if Manifest::is_in(&bytes) {
+                        Box::pin(self.join(&place.name, &bytes)).await?
+                    } else {
+                        codec::decode(bytes, &place.name)
+                    };
+                    if let Ok(entry) = entry {
+                        return Ok(Claim::Found(Arc::new(entry)));
+                    }
+                    // For that, the script grants a ticket or says who has it, so this is the last round.
+                    seen = UNREADABLE;
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    async fn renew(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
+        let arguments = [place.field.clone(), nonce.to_string().into(), ticket_life()];
+        let answer = self.data.eval(Patience::Write, &RENEW, &[&place.tickets], &arguments).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"renewed" => Ok(true),
+            b"void" => Ok(false),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn fill(&self, ticket: &Ticket, filling: &Filling) -> Result<Filled, StoreError> {
+        let (place, name) = (Place::of(&ticket.key), filling.key.name());
+        let life = filling.stored_for.clamp(Duration::from_millis(1), LONGEST);
+        let life = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        let mut entry = codec::encode(&filling.response, &name);
+        if entry.len() > LARGEST_WHOLE {
+            let manifest = Manifest::of(filling.response.id, &entry);
+            Box::pin(self.cut(&name, &manifest, &entry, life.saturating_add(CHUNKS_OUTLIVE))).await?;
+            entry = manifest.encode(&name);
+        }
+        let nonce = ticket.nonce.to_string().into();
+        let mut keys = vec![name.as_str(), &place.tickets];
+        let mut arguments = vec![place.field, nonce, life.to_string().into(), entry];
+        if let Some(rule) = &filling.rule {
+            keys.push(&place.base);
+            arguments.push(codec::encode(rule, &place.base));
+        }
+        let answer = self.data.eval(Patience::Write, &FILL, &keys, &arguments).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"stored" => Ok(Filled::Stored),
+            b"void" => Ok(Filled::Voided),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Writes the chunks of an entry. They are nothing to anyone before their manifest is there.
+    async fn cut(&self, name: &str, manifest: &Manifest, entry: &Bytes, life: u64) -> Result<(), Fault> {
+        let life = Bytes::from(life.to_string());
+        let chunk = async |index: u32| {
+            if index >= manifest.chunks {
+                return Ok(());
+            }
+            let key = Bytes::from(manifest.chunk_name(name, index));
+            let arguments = vec![key, manifest.cut(entry, index), Bytes::from_static(b"PX"), life.clone()];
+            self.bulk.call(Patience::Write, "SET", Some(0), arguments).await.map(drop)
+        };
+        for first in (0..manifest.chunks).step_by(ABREAST as usize) {
+            let ahead = |ahead| chunk(first.saturating_add(ahead));
+            tokio::try_join!(ahead(0), ahead(1), ahead(2), ahead(3))?;
+        }
+        Ok(())
+    }
+
+    async fn release(&self, place: &Place, nonce: EntryId) -> Result<(), StoreError> {
+        let arguments = [place.field.clone(), nonce.to_string().into()];
+        self.data.eval(Patience::Write, &RELEASE, &[&place.tickets], &arguments).await?;
+        Ok(())
+    }
+
+    async fn purge(&self, place: &Place) -> Result<Purged, StoreError> {
+        let answer = self.data.eval(Patience::Purge, &PURGE, &[&place.base, &place.tickets], &[]).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"had" => Ok(Purged { resources: 1 }),
+            b"none" => Ok(Purged { resources: 0 }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn probe(&self, key: Option<&String>) -> Result<(), Fault> {
+        let token = Bytes::from(fastrand::u64(..).to_string());
+        if self.data.call(Patience::Read, "PING", None, vec![token.clone()]).await? != Reply::Bytes(token) {
+            self.data.foreign();
+            return Err(Fault::Foreign);
+        }
+        if let Some(key) = key {
+            let key = Bytes::copy_from_slice(key.as_bytes());
+            match self.data.call(Patience::Read, "GET", Some(0), vec![key]).await {
+                Err(fault) if !fault.is("WRONGTYPE") => return Err(fault),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the claim's script takes for [`Seen::Unreadable`]; no id is one byte long.
+const UNREADABLE: Bytes = Bytes::from_static(b"*");
+
+fn ticket_life() -> Bytes {
+    Bytes::from(TICKET_LIFE.as_millis().to_string())
+}
+
+/// The word in which a script says what it did.
+fn word(reply: Option<Reply>) -> Result<Bytes, StoreError> {
+    reply.and_then(Reply::into_bytes).ok_or_else(unexpected)
+}
+
+/// The echo was right and the rest is not, which no script of larder's does.
+fn unexpected() -> StoreError {
+    StoreError::Refused("a script's reply has an unexpected form".to_owned())
+}
+
+/// What a failed first attempt to connect means to whoever starts the program; most of it, nothing.
+fn refusal(fault: &Fault, server: &str) -> Result<(), ConnectError> {
+    let server = server.to_owned();
+    match fault {
+        Fault::Server(reply) if ["NOAUTH", "WRONGPASS", "NOPERM"].iter().any(|code| fault.is(code)) => {
+            Err(ConnectError::Refused { server, reply: reply.clone() })
+        }
+        Fault::Server(reply) if reply.contains("DB index") => {
+            Err(ConnectError::Refused { server, reply: reply.clone() })
+        }
+        Fault::Server(reply) if reply.starts_with("ERR unknown command") => {
+            Err(ConnectError::Unsupported { server, reply: reply.clone() })
+        }
+        Fault::Connection(reason) if reason.contains("InvalidCertificate") => {
+            Err(ConnectError::Certificate { server, reason: reason.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Warns once of what is wrong with the server, as far as the user may see it.
+async fn check_up(lane: Arc<Lane>) {
+    let mut connections = lane.connections();
+    if connections.wait_for(|made| *made > 0).await.is_err() {
+        return;
+    }
+    drop(connections);
+    let mut info = String::new();
+    for section in ["server", "memory"] {
+        match lane.call(Patience::Write, "INFO", None, vec![Bytes::from_static(section.as_bytes())]).await {
+            Ok(reply) => {
+                info.push_str(&String::from_utf8_lossy(&reply.into_bytes().unwrap_or_default()));
+            }
+            Err(fault) => {
+                tracing::debug!(server = lane.server(), section, ?fault, "INFO is refused; it is not checked");
+            }
+        }
+    }
+    for warning in checkup::judge(&info) {
+        tracing::warn!(server = lane.server(), "{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_operator_must_mend_keeps_a_store_from_starting() {
+        let server = |text: &str| Fault::Server(text.to_owned());
+        let refused = [
+            server("WRONGPASS invalid username-password pair or user is disabled."),
+            server("NOAUTH HELLO must be called with the client already authenticated"),
+            server("NOPERM this user has no permissions to run the 'select' command"),
+            server("ERR DB index is out of range"),
+            server("ERR unknown command `HELLO`, with args beginning with: `3`,"),
+            Fault::Connection("IO Error: Custom { error: InvalidCertificate(UnknownIssuer) }".to_owned()),
+        ];
+        for fault in refused {
+            assert!(refusal(&fault, "h:1").is_err(), "{fault:?}");
+        }
+        let tried_again = [
+            Fault::Timeout,
+            Fault::Down,
+            Fault::Connection("IO Error: Os { code: 111, kind: ConnectionRefused }".to_owned()),
+            server("LOADING Redis is loading the dataset in memory"),
+            server("ERR max number of clients reached"),
+        ];
+        for fault in tried_again {
+            assert_eq!(refusal(&fault, "h:1"), Ok(()), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_a_resource_lies_in_its_slot() {
+        let namespace = Namespace::new("shop", 2).expect("a name");
+        let key = namespace.entry("user:123".into());
+        let place = Place::of(&key);
+        assert_eq!((place.name.as_str(), place.tickets.as_str()), ("shop:v2:{user:123}", "shop:v2:{user:123}:t"));
+        assert_eq!(place.base, place.name);
+        assert!(place.field.is_empty());
+    }
+}
