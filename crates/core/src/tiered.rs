@@ -37,15 +37,18 @@ impl<S> Tiered<S> {
     pub fn near_life(self, near_life: Duration) -> Self {
         Self { near_life, ..self }
     }
+}
 
-    fn keep(&self, epoch: u64, key: &EntryKey, entry: &Arc<Entry>, now: Timestamp) {
+impl<S: Store> Tiered<S> {
+    /// Keeps a copy near for as long as it is fresh, `longest` at most, unless it was purged since `epoch`.
+    fn keep(&self, epoch: u64, key: &EntryKey, entry: &Arc<Entry>, longest: Duration) {
         let left = match &entry.content {
             Content::Response(response) if response.body.len() > LARGEST_NEAR => return,
-            Content::Response(response) => response.lifetime.saturating_sub(response.age(now)),
-            Content::Variants(_) => self.near_life,
+            Content::Response(response) => response.lifetime.saturating_sub(response.age(self.far.now())),
+            Content::Variants(_) => longest,
         };
         if !left.is_zero() {
-            self.near.keep_since(epoch, key.clone(), Arc::new(detached(entry)), left.min(self.near_life));
+            self.near.keep_since(epoch, key.clone(), Arc::new(detached(entry)), left.min(longest));
         }
     }
 }
@@ -80,7 +83,7 @@ impl<S: Store> Store for Tiered<S> {
         let epoch = self.near.epoch(key);
         let found = self.far.get(key).await?;
         if let Found::Entry(entry, _) = &found {
-            self.keep(epoch, key, entry, self.far.now());
+            self.keep(epoch, key, entry, self.near_life);
         }
         Ok(found)
     }
@@ -89,7 +92,7 @@ impl<S: Store> Store for Tiered<S> {
         let epoch = self.near.epoch(key);
         let claim = self.far.claim(key, seen).await?;
         if let Claim::Found(entry) = &claim {
-            self.keep(epoch, key, entry, self.far.now());
+            self.keep(epoch, key, entry, self.near_life);
         }
         Ok(claim)
     }
@@ -102,11 +105,11 @@ impl<S: Store> Store for Tiered<S> {
         let epoch = self.near.epoch(&filling.key);
         let filled = self.far.fill(ticket, filling.clone()).await?;
         if filled == Filled::Stored {
-            let now = self.far.now();
+            let longest = self.near_life.min(filling.stored_for);
             if let Some(rule) = &filling.rule {
-                self.keep(epoch, &filling.key.base(), rule, now);
+                self.keep(epoch, &filling.key.base(), rule, longest);
             }
-            self.keep(epoch, &filling.key, &filling.response, now);
+            self.keep(epoch, &filling.key, &filling.response, longest);
         }
         Ok(filled)
     }

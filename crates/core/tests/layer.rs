@@ -101,7 +101,7 @@ async fn a_miss_is_followed_by_hits_until_the_lifetime_is_over() {
     let origin = Origin::new(&[]);
     let service = origin.behind(&Cache::in_memory().layer().ttl(Ttl::REALTIME).jitter(0.0));
     let miss = get(&service, request(&[])).await;
-    assert_eq!((miss.x_cache(), miss.body.as_str()), ("MISS", "1"));
+    assert_eq!((miss.status, miss.x_cache(), miss.body.as_str()), (StatusCode::OK, "MISS", "1"));
     assert_eq!(miss.header("cache-status"), "larder; fwd=uri-miss; fwd-status=200; stored; ttl=10; detail=never");
     tokio::time::advance(Duration::from_millis(2_500)).await;
     let hit = get(&service, request(&[])).await;
