@@ -8,8 +8,9 @@ use crate::{
     flights::{Flights, Follow, Joined, Lead, Release, Waited},
     layer::Rules,
     lease::Lease,
-    observe::{Observer, RouteMetrics},
+    observe::{Observer, RouteMemo, RouteMetrics},
     routing::Routing,
+    service::CacheFuture,
     store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts}
 use http_body::Body;
 use larder_semantics::{
     Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Namespace, Outcome, Reason, Received, Refusal,
-    Selected, Storing, VariantId, freshness::Arrival,
+    Selected, Storing, Timestamp, VariantId, freshness::Arrival,
 };
 use quick_cache::sync::Cache as Bounded;
 use std::{
@@ -129,36 +130,49 @@ impl Cache {
     }
 
     /// Answers a request from what is stored, or from `origin`, whose answer may be stored.
-    pub(crate) async fn serve<S, Q, B>(
-        self,
-        rules: Arc<Rules>,
+    ///
+    /// What this process holds answers at once, without a clone of the origin and without a future on the heap.
+    pub(crate) fn serve<S, Q, B>(
+        &self,
+        rules: &Arc<Rules>,
+        metrics: &RouteMemo,
         request: Request<Q>,
-        origin: S,
-    ) -> Result<Response<CacheBody<B>>, S::Error>
+        origin: &S,
+    ) -> CacheFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
+        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Send,
         Q: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (mut head, body) = request.into_parts();
-        let (visit, inherited) = Visit::begin(self, rules, &mut head);
-        let course = match visit.intake(&mut head) {
-            Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
-            Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
-        };
-        match course {
-            Course::Answer(hit, key, reason) => Ok(visit.answer(&hit, key, reason)),
-            Course::Unsatisfied(key) => Ok(visit.unsatisfied(key)),
-            Course::Forward(errand) if errand.grant.is_none() => {
-                visit.forward(*errand, Request::from_parts(head, body), origin).await
-            }
-            // The origin's work is wanted by others too: it goes on when this client leaves.
-            Course::Forward(errand) => {
-                Outlives::new(visit.forward(*errand, Request::from_parts(head, body), origin)).await
-            }
+        let (visit, inherited) = Visit::begin(self, rules, metrics, &mut head);
+        let sought = visit.intake(&mut head);
+        if let Ok((lookup, key)) = &sought
+            && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
+        {
+            let key = sought.ok().map(|(_, key)| key);
+            return CacheFuture::ready(visit.answer(&hit, key, Reason::Near, now));
         }
+        let origin = origin.clone();
+        CacheFuture::pending(async move {
+            let course = match sought {
+                Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
+                Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
+            };
+            match course {
+                Course::Answer(hit, key, reason, now) => Ok(visit.answer(&hit, Some(key), reason, now)),
+                Course::Unsatisfied(key) => Ok(visit.unsatisfied(key)),
+                Course::Forward(errand) if errand.grant.is_none() => {
+                    Box::pin(visit.forward(*errand, Request::from_parts(head, body), origin)).await
+                }
+                // The origin's work is wanted by others too: it goes on when this client leaves.
+                Course::Forward(errand) => {
+                    Outlives::new(visit.forward(*errand, Request::from_parts(head, body), origin)).await
+                }
+            }
+        })
     }
 
     /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
@@ -192,7 +206,7 @@ struct Visit {
 /// Where a request gets its answer.
 enum Course {
     /// From a stored response, found for the reason given.
-    Answer(Hit, EntryKey, Reason),
+    Answer(Hit, EntryKey, Reason, Timestamp),
     /// From nowhere: the client accepts stored responses only.
     Unsatisfied(EntryKey),
     /// From the origin.
@@ -217,15 +231,13 @@ pub(crate) struct Grant {
 }
 
 impl Visit {
-    fn begin(cache: Cache, rules: Arc<Rules>, head: &mut Parts) -> (Self, Option<Box<Grant>>) {
-        let around = Around::take(&cache, head);
-        let metrics = match cache.routing().and_then(|routing| routing.route(head)) {
-            Some(route) => cache.observer().route(route, rules.tier),
-            None => cache.observer().route(&rules.route, rules.tier),
-        };
+    fn begin(cache: &Cache, rules: &Arc<Rules>, metrics: &RouteMemo, head: &mut Parts) -> (Self, Option<Box<Grant>>) {
+        let around = Around::take(cache, head);
+        let route = cache.routing().and_then(|routing| routing.route(head)).unwrap_or(&rules.route);
+        let metrics = metrics.of(cache.observer(), route, rules.tier);
         let shows_key = rules.headers.shows_key(head);
         let (is_nested, inherited) = (around.is_some(), around.and_then(Around::into_grant));
-        (Self { cache, rules, metrics, shows_key, is_nested }, inherited)
+        (Self { cache: cache.clone(), rules: rules.clone(), metrics, shows_key, is_nested }, inherited)
     }
 
     /// Step 1: what may be looked up, and under which key.
@@ -241,30 +253,48 @@ impl Visit {
         Ok((lookup, self.cache.shared.namespace.entry(key)))
     }
 
+    /// Steps 2 and 3, as far as this process alone can take them.
+    fn at_hand(&self, lookup: &Lookup, key: &EntryKey, head: &Parts) -> Option<(Hit, Timestamp)> {
+        let store = self.cache.store();
+        let entry = store.at_hand(key)?;
+        let now = store.now();
+        match lookup.clone().select(Some(entry), &head.headers, now) {
+            Selected::Hit(hit) => Some((hit, now)),
+            Selected::Variant(lookup, variant) => {
+                let key = key.of_variant(variant);
+                match lookup.select(Some(store.at_hand(&key)?), &head.headers, now) {
+                    Selected::Hit(hit) => Some((hit, now)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
     async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
         let Settings { store_budget, lock_wait } = self.cache.shared.settings;
         let (mut budget, mut patience) = (Budget(store_budget), Budget(lock_wait));
         let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
         if self.cache.is_uncacheable(&key) {
-            return Course::alone(lookup.without_store(Reason::KnownUncacheable), key);
+            return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
         }
         for _ in 0..ROUNDS {
             let found = match budget.spend(self.cache.store().get(&key)).await {
                 Ok(found) => found,
-                Err(error) => return Course::alone(lookup.without_store(Reason::from(&error)), key),
+                Err(error) => return Course::alone(lookup.without_store(Reason::from(&error), &head.headers), key),
             };
             let now = self.cache.store().now();
             let (selected, copy, unreadable) = match found {
                 Found::Entry(entry, copy) => (lookup.select(Some(entry), &head.headers, now), copy.into(), false),
                 Found::Absent => (lookup.select(None, &head.headers, now), Reason::Never, false),
                 Found::Unreadable(why @ Unreadable::Version(_)) => {
-                    return Course::alone(lookup.without_store(why.into()), key);
+                    return Course::alone(lookup.without_store(why.into(), &head.headers), key);
                 }
-                Found::Unreadable(why) => (lookup.without_store(why.into()), Reason::Never, true),
+                Found::Unreadable(why) => (lookup.without_store(why.into(), &head.headers), Reason::Never, true),
             };
             let forward = match selected {
-                Selected::Hit(hit) => return Course::Answer(hit, key, copy),
+                Selected::Hit(hit) => return Course::Answer(hit, key, copy, now),
                 Selected::Unsatisfied => return Course::Unsatisfied(key),
                 Selected::Variant(of_variant, variant) => {
                     (lookup, key) = (of_variant, key.of_variant(variant));
@@ -283,16 +313,17 @@ impl Visit {
                 Some(id) => Seen::Entry(id),
                 None => Seen::Absent,
             };
-            (lookup, key) = match self.join(&forward, &key, seen, &mut budget, &mut patience).await {
+            (lookup, key) = match Box::pin(self.join(&forward, &key, seen, &mut budget, &mut patience)).await {
                 Joining::Leads(grant) => return Course::fetch(forward, grant),
                 Joining::Alone(reason) => {
                     let reason = reason.unwrap_or(forward.reason());
-                    return Course::alone(forward.look_again().without_store(reason), key);
+                    return Course::alone(forward.look_again().without_store(reason, &head.headers), key);
                 }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, reason) => {
-                    match forward.look_again().select_fetched(&fetched, &head.headers, self.cache.store().now()) {
-                        Selected::Hit(hit) => return Course::Answer(hit, fetched.key, reason),
+                    let now = self.cache.store().now();
+                    match forward.look_again().select_fetched(&fetched, &head.headers, now) {
+                        Selected::Hit(hit) => return Course::Answer(hit, fetched.key, reason, now),
                         Selected::Unsatisfied => return Course::Unsatisfied(key),
                         Selected::Forward(forward) => (forward.look_again(), key.base()),
                         Selected::Variant(of_variant, _) => (of_variant.from_base(), key.base()),
@@ -300,7 +331,7 @@ impl Visit {
                 }
             };
         }
-        Course::alone(lookup.without_store(Reason::Never), key)
+        Course::alone(lookup.without_store(Reason::Never, &head.headers), key)
     }
 }
 
@@ -452,18 +483,17 @@ impl Visit {
     }
 
     /// The answer from a stored response.
-    fn answer<B>(&self, hit: &Hit, key: EntryKey, reason: Reason) -> Response<CacheBody<B>>
+    fn answer<B>(&self, hit: &Hit, key: Option<EntryKey>, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let now = self.cache.store().now();
         let (status, headers, body) = hit.answer(now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
         let ttl = hit.ttl(now);
         let outcome =
             if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
-        self.sign(response.headers_mut(), outcome, Some(key));
+        self.sign(response.headers_mut(), outcome, key);
         self.mark(response.extensions_mut());
         response
     }

@@ -35,7 +35,7 @@ pub use larder_semantics::{
 pub use layer::{CacheLayer, ConfigError};
 pub use memory::MemoryStore;
 pub use routing::Routing;
-pub use service::CacheService;
+pub use service::{CacheFuture, CacheService};
 pub use store::{Purge, Purged, Store, StoreError};
 pub use tiered::Tiered;
 pub use ttl::Ttl;

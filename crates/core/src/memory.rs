@@ -195,6 +195,10 @@ impl Store for MemoryStore {
         self.inner.calendar.after(self.inner.started.elapsed())
     }
 
+    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        self.look(key)
+    }
+
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
         Ok(self.look(key).map_or(Found::Absent, |entry| Found::Entry(entry, Copied::Near)))
     }

@@ -1,6 +1,6 @@
 //! The service that a [`CacheLayer`](crate::CacheLayer) makes of another.
 
-use crate::{Cache, body::CacheBody, layer::Rules};
+use crate::{Cache, body::CacheBody, layer::Rules, observe::RouteMemo, store::BoxFuture};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -21,12 +21,13 @@ use tower_service::Service;
 pub struct CacheService<S> {
     cache: Cache,
     rules: Arc<Rules>,
+    metrics: RouteMemo,
     inner: S,
 }
 
 impl<S> CacheService<S> {
     pub(crate) fn new(cache: Cache, rules: Arc<Rules>, inner: S) -> Self {
-        Self { cache, rules, inner }
+        Self { cache, rules, metrics: RouteMemo::default(), inner }
     }
 }
 
@@ -40,14 +41,63 @@ where
 {
     type Response = Response<CacheBody<B>>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Future = CacheFuture<B, S::Error>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        Box::pin(self.cache.clone().serve(self.rules.clone(), request, self.inner.clone()))
+        self.cache.serve(&self.rules, &self.metrics, request, &self.inner)
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of a [`CacheService`]: there already, or on its way.
+    ///
+    /// When it is dropped, what others wait for, or what is to be stored, goes on in the background.
+    pub struct CacheFuture<B, E>
+    where
+        B: Body<Data = Bytes>,
+        B: Send,
+        B: 'static,
+    {
+        state: State<B, E>,
+    }
+}
+
+enum State<B: Body<Data = Bytes> + Send + 'static, E> {
+    Ready(Option<Response<CacheBody<B>>>),
+    Pending(BoxFuture<'static, Result<Response<CacheBody<B>>, E>>),
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static, E> CacheFuture<B, E> {
+    pub(crate) fn ready(response: Response<CacheBody<B>>) -> Self {
+        Self { state: State::Ready(Some(response)) }
+    }
+
+    pub(crate) fn pending(response: impl Future<Output = Result<Response<CacheBody<B>>, E>> + Send + 'static) -> Self {
+        Self { state: State::Pending(Box::pin(response)) }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static, E> Future for CacheFuture<B, E> {
+    type Output = Result<Response<CacheBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state {
+            State::Pending(response) => response.as_mut().poll(context),
+            State::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static, E> fmt::Debug for CacheFuture<B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Ready(_) => "CacheFuture(ready)",
+            State::Pending(_) => "CacheFuture(pending)",
+        })
     }
 }
 

@@ -18,6 +18,12 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the entry at `key`. It is never another key's entry.
     fn get(&self, key: &EntryKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
+    /// The entry at `key`, if this process holds it and nothing has to be waited for. The default holds none.
+    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        let _ = key;
+        None
+    }
+
     /// Reads the entry at `key` again and, if what is there is only what `seen` tells, places a ticket for it.
     ///
     /// For a variant, the resource's rule must still be the one that the variant belongs to.
@@ -239,6 +245,7 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// [`Store`] behind a pointer, so that nothing above it needs a type parameter.
 pub(crate) trait AnyStore: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
+    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>>;
     fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>>;
     fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>>;
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -250,6 +257,10 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
 impl<S: Store> AnyStore for S {
     fn now(&self) -> Timestamp {
         Store::now(self)
+    }
+
+    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        Store::at_hand(self, key)
     }
 
     fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>> {

@@ -76,6 +76,10 @@ impl<S: Store> Store for Tiered<S> {
         self.far.now()
     }
 
+    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        self.near.look(key)
+    }
+
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
         if let Some(entry) = self.near.look(key) {
             return Ok(Found::Entry(entry, Copied::Near));

@@ -13,6 +13,7 @@ use crate::{
     key::{EntryKey, VariantId},
     policy::{self, Caching, Policy},
     reason::{Reason, Refusal, Storing},
+    status::decimal,
     stored::{self, Basis, Content, Entry, EntryId, StoredResponse},
     storing::{Credentials, Storability},
     time::Timestamp,
@@ -45,13 +46,8 @@ impl Intake {
         } else {
             RequestDirectives::default()
         };
-        Self::Lookup(Lookup {
-            is_head: head.method == Method::HEAD,
-            asks_for_part: PART_REQUESTS.iter().any(|field| head.headers.contains_key(field)),
-            credentials: Credentials::of(&head.headers, policy),
-            client,
-            variant: None,
-        })
+        let credentials = Credentials::of(&head.headers, policy);
+        Self::Lookup(Lookup { is_head: head.method == Method::HEAD, credentials, client, variant: None })
     }
 }
 
@@ -75,7 +71,6 @@ fn has_content(headers: &HeaderMap) -> bool {
 #[derive(Debug, Clone)]
 pub struct Lookup {
     is_head: bool,
-    asks_for_part: bool,
     credentials: Credentials,
     client: RequestDirectives,
     variant: Option<Rule>,
@@ -106,11 +101,11 @@ impl Lookup {
     pub fn select(self, found: Option<Arc<Entry>>, headers: &HeaderMap, now: Timestamp) -> Selected {
         let nothing = if self.variant.is_some() { Reason::Vary } else { Reason::Never };
         let Some(entry) = found else {
-            return self.forward(nothing, None);
+            return self.forward(nothing, None, headers);
         };
         let response = match &entry.content {
             Content::Response(response) => response,
-            Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None),
+            Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None, headers),
             Content::Variants(fields) => {
                 let variant = VariantId::of(entry.id, fields, headers);
                 let rule = Some(Rule { id: entry.id, fields: fields.clone() });
@@ -118,7 +113,7 @@ impl Lookup {
             }
         };
         match self.unusable(response, now) {
-            Some(reason) => self.forward(reason, Some(entry.id)),
+            Some(reason) => self.forward(reason, Some(entry.id), headers),
             None => Selected::Hit(Hit { entry, is_head: self.is_head }),
         }
     }
@@ -132,7 +127,7 @@ impl Lookup {
             Selected::Variant(lookup, variant) if fetched.key.variant == Some(variant) => {
                 lookup.select(Some(fetched.response.clone()), headers, now)
             }
-            Selected::Variant(lookup, _) => lookup.forward(Reason::Vary, None),
+            Selected::Variant(lookup, _) => lookup.forward(Reason::Vary, None, headers),
             other => other,
         }
     }
@@ -144,31 +139,37 @@ impl Lookup {
     }
 
     /// Goes to the origin for a reason that lies in the store.
-    pub fn without_store(self, reason: Reason) -> Selected {
-        self.forward(reason, None)
+    pub fn without_store(self, reason: Reason, headers: &HeaderMap) -> Selected {
+        self.forward(reason, None, headers)
     }
 
     /// Why a stored response does not answer this request, if so.
     fn unusable(&self, response: &StoredResponse, now: Timestamp) -> Option<Reason> {
         let age = response.age(now);
-        let left = response.lifetime.saturating_sub(age);
-        let reasons = [
-            (response.basis == Basis::Policy && self.credentials.authorization, Reason::Authorization),
-            (response.basis == Basis::Policy && self.credentials.cookie, Reason::Cookie),
-            (self.client.no_cache || self.client.no_store, Reason::ClientDirective),
-            (!response.is_fresh(now), Reason::Expired),
-            (self.client.max_age.is_some_and(|limit| age > limit), Reason::TooOldForRequest),
-            (self.client.min_fresh.is_some_and(|asked| left < asked), Reason::TooOldForRequest),
-        ];
-        reasons.into_iter().find_map(|(unusable, reason)| unusable.then_some(reason))
+        if response.basis == Basis::Policy && self.credentials.authorization {
+            return Some(Reason::Authorization);
+        }
+        if response.basis == Basis::Policy && self.credentials.cookie {
+            return Some(Reason::Cookie);
+        }
+        if self.client.no_cache || self.client.no_store {
+            return Some(Reason::ClientDirective);
+        }
+        let Some(left) = response.lifetime.checked_sub(age).filter(|left| !left.is_zero()) else {
+            return Some(Reason::Expired);
+        };
+        let too_old = self.client.max_age.is_some_and(|limit| age > limit);
+        let too_soon_stale = self.client.min_fresh.is_some_and(|asked| left < asked);
+        (too_old || too_soon_stale).then_some(Reason::TooOldForRequest)
     }
 
-    fn forward(self, reason: Reason, seen: Option<EntryId>) -> Selected {
+    fn forward(self, reason: Reason, seen: Option<EntryId>, headers: &HeaderMap) -> Selected {
         if self.client.only_if_cached {
             return Selected::Unsatisfied;
         }
         let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
-        let storable = !self.is_head && !self.asks_for_part && !self.client.no_store;
+        let asks_for_part = PART_REQUESTS.iter().any(|field| headers.contains_key(field));
+        let storable = !self.is_head && !asks_for_part && !self.client.no_store;
         Selected::Forward(Forward { reason, seen, storable, lookup: self })
     }
 }
@@ -179,6 +180,8 @@ pub struct Hit {
     entry: Arc<Entry>,
     is_head: bool,
 }
+
+const ZERO: HeaderValue = HeaderValue::from_static("0");
 
 impl Hit {
     /// What is left of its lifetime, in whole seconds.
@@ -192,7 +195,9 @@ impl Hit {
             return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
         };
         let mut headers = response.headers.clone();
-        headers.insert(header::AGE, HeaderValue::from(response.age(now).as_secs()));
+        headers.reserve(stored::DELIVERY_FIELDS);
+        let age = i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
+        headers.insert(header::AGE, HeaderValue::from_str(decimal(age, &mut [0; 20])).unwrap_or(ZERO));
         if !self.is_head {
             return (response.status, headers, response.body.clone());
         }

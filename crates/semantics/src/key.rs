@@ -49,7 +49,9 @@ impl Key {
         let path = head.uri.path();
         let method = if head.method == Method::HEAD { "GET" } else { head.method.as_str() };
         let query = head.uri.query();
-        let mut key = String::with_capacity(16 + authority.len() + path.len() + query.map_or(0, str::len));
+        let mut key = String::with_capacity(
+            8 + method.len() + authority.len() + path.len() + query.map_or(0, |query| query.len() + 1),
+        );
         key.push_str("route:");
         encode(&mut key, method.as_bytes(), |_| false);
         key.push(':');
@@ -408,20 +410,30 @@ fn authority(head: &request::Parts) -> Result<Cow<'_, str>, KeyError> {
 /// Appends `part`, percent-encoding every byte that is not plain; `kept` names the ones to keep besides.
 fn encode(key: &mut String, part: &[u8], kept: impl Fn(u8) -> bool) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in part {
-        if is_plain(byte) || kept(byte) {
-            key.push(char::from(byte));
-        } else {
-            key.push('%');
-            key.push(char::from(HEX[usize::from(byte >> 4)]));
-            key.push(char::from(HEX[usize::from(byte & 15)]));
-        }
+    let mut rest = part;
+    while !rest.is_empty() {
+        let plain = rest.iter().position(|&byte| !PLAIN[usize::from(byte)] && !kept(byte)).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(plain);
+        // What is plain or kept is ASCII.
+        key.push_str(std::str::from_utf8(run).unwrap_or_default());
+        let Some((&byte, after)) = after.split_first() else { return };
+        key.push('%');
+        key.push(char::from(HEX[usize::from(byte >> 4)]));
+        key.push(char::from(HEX[usize::from(byte & 15)]));
+        rest = after;
     }
 }
 
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b":{}%*?[]\"\\".contains(&byte)
-}
+/// The bytes that stand for themselves in a part: printable ASCII without what is structure, pattern or quote.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        plain[byte] = !matches!(byte as u8, b':' | b'{' | b'}' | b'%' | b'*' | b'?' | b'[' | b']' | b'"' | b'\\');
+        byte += 1;
+    }
+    plain
+};
 
 /// Cuts a key that is too long, and ends it in a digest of the whole.
 ///
@@ -584,7 +596,7 @@ mod tests {
         fn equal_keys_only_for_equal_parts(a in proptest::collection::vec(part(), 1..4), b in proptest::collection::vec(part(), 1..4)) {
             let key = |parts: &[Vec<u8>]| parts.iter().fold(Key::new("k"), |key, part| key.part(part));
             prop_assert_eq!(key(&a) == key(&b), a == b);
-            let plain = key(&a).as_str().bytes().all(|byte| is_plain(byte) || byte == b':' || byte == b'%');
+            let plain = key(&a).as_str().bytes().all(|byte| PLAIN[usize::from(byte)] || byte == b':' || byte == b'%');
             prop_assert!(plain);
         }
 

@@ -2,7 +2,6 @@
 
 use crate::reason::{Outcome, Storing};
 use http::HeaderValue;
-use std::fmt::{self, Write};
 
 /// The name by which this cache calls itself in `Cache-Status`, when the operator gives none.
 pub const IDENTIFIER: &str = "larder";
@@ -12,34 +11,55 @@ pub const IDENTIFIER: &str = "larder";
 /// `identifier` must be a token of structured fields; `key` is shown when given, and must be ASCII without quotes,
 /// backslashes and control bytes, which the text of a [`Key`](crate::Key) always is.
 pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Option<HeaderValue> {
-    if matches!(outcome, Outcome::Shed { .. }) {
-        return None;
-    }
-    let mut member = String::with_capacity(identifier.len() + 96);
-    member.push_str(identifier);
-    // Writing to a String cannot fail.
-    let _ = parameters(&mut member, outcome);
-    if let Some(key) = key {
-        let _ = write!(member, "; key=\"{key}\"");
-    }
+    let reason = outcome.reason();
+    let (key_before, key, key_after) = key.map_or(("", "", ""), |key| ("; key=\"", key, "\""));
+    let mut digits = [[0; 20]; 2];
+    let [ttl_digits, status_digits] = &mut digits;
+    let mut forwarded = |status: u16, stored: &str, ttl: &str, detail: &str| {
+        let (forward, status) = (reason.forward().unwrap_or("bypass"), decimal(i64::from(status), status_digits));
+        let parts = ["; fwd=", forward, "; fwd-status=", status, stored, ttl, "; detail=", detail];
+        [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+    };
+    let member = match outcome {
+        Outcome::Hit { ttl, .. } => {
+            let ttl = decimal(ttl, ttl_digits);
+            [identifier, "; hit; ttl=", ttl, "; detail=", reason.as_str(), key_before, key, key_after].concat()
+        }
+        Outcome::Collapsed { ttl } => {
+            let ttl = decimal(ttl, ttl_digits);
+            let parts = ["; fwd=uri-miss; collapsed; ttl=", ttl, "; detail=", reason.as_str()];
+            [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+        }
+        Outcome::Forwarded { status, storing: Storing::Untried, .. } => forwarded(status, "", "", reason.as_str()),
+        Outcome::Forwarded { status, storing: Storing::Offered { ttl }, .. } => {
+            forwarded(status, "; stored; ttl=", decimal(ttl, ttl_digits), reason.as_str())
+        }
+        Outcome::Forwarded { status, storing: Storing::Refused(refusal), .. } => {
+            forwarded(status, "; stored=?0", "", refusal.as_str())
+        }
+        Outcome::Shed { .. } => return None,
+    };
     HeaderValue::try_from(member).ok()
 }
 
-fn parameters(member: &mut String, outcome: Outcome) -> fmt::Result {
-    let reason = outcome.reason();
-    match outcome {
-        Outcome::Hit { ttl, .. } => write!(member, "; hit; ttl={ttl}; detail={reason}"),
-        Outcome::Collapsed { ttl } => write!(member, "; fwd=uri-miss; collapsed; ttl={ttl}; detail={reason}"),
-        Outcome::Forwarded { status, storing, .. } => {
-            write!(member, "; fwd={}; fwd-status={status}", reason.forward().unwrap_or("bypass"))?;
-            match storing {
-                Storing::Untried => write!(member, "; detail={reason}"),
-                Storing::Offered { ttl } => write!(member, "; stored; ttl={ttl}; detail={reason}"),
-                Storing::Refused(refusal) => write!(member, "; stored=?0; detail={refusal}"),
-            }
+/// Writes a number into `digits`, from the right: every response carries one or two, and formatting them costs more
+/// than all the rest.
+pub(crate) fn decimal(number: i64, digits: &mut [u8; 20]) -> &str {
+    let (mut at, mut rest) = (digits.len(), number.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 || at == 1 {
+            break;
         }
-        Outcome::Shed { .. } => Ok(()),
     }
+    if number < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    // Digits are ASCII.
+    std::str::from_utf8(&digits[at..]).unwrap_or_default()
 }
 
 /// Whether `name` can stand as an identifier: a token of structured fields (RFC 9651 section 3.3.4).

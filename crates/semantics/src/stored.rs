@@ -107,6 +107,9 @@ impl StoredResponse {
     }
 }
 
+/// How many fields a response is given when it is delivered: `Age`, `X-Cache`, `X-Cache-Key`, `Cache-Status`.
+pub const DELIVERY_FIELDS: usize = 4;
+
 /// Removes what a store must not keep: the fields of one connection (RFC 9110 section 7.6.1, RFC 9111 section 3.1),
 /// and `Age`, which is computed anew at each reuse.
 pub fn clean(headers: &mut HeaderMap) {

@@ -1,0 +1,153 @@
+//! A hit in memory: 1 KiB of JSON with three headers, next to the floor and to the handler it replaces.
+
+use axum::{Router, body::Body, response::IntoResponse, routing::get};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use larder::{Cache, Ttl};
+use larder_axum::AxumRouting;
+use quick_cache::sync::Cache as Bounded;
+use std::{hint::black_box, sync::Arc, time::Instant};
+use tokio::runtime::Runtime;
+use tower::{Layer, Service};
+
+const ROUNDS: usize = 31;
+const CALLS: usize = 20_000;
+
+/// 1 KiB of JSON, made anew as a handler would.
+fn body() -> Bytes {
+    let mut json = String::with_capacity(1024);
+    json.push_str("{\"items\":[");
+    for at in 0..35 {
+        if at > 0 {
+            json.push(',');
+        }
+        json.push_str("{\"id\":12345,\"name\":\"an item\"}");
+    }
+    json.push_str("]}");
+    json.truncate(1024);
+    Bytes::from(json)
+}
+
+async fn handler() -> impl IntoResponse {
+    let headers = [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=60")];
+    (headers, body())
+}
+
+fn router() -> Router {
+    Router::new().route("/items/{page}", get(handler))
+}
+
+fn requests() -> Vec<Request<Body>> {
+    let one = || Request::builder().uri("/items/7?size=35").header("host", "shop.example").body(Body::empty());
+    (0..CALLS).map(|_| one().expect("a request")).collect()
+}
+
+/// What any cache in memory has to do: look up, clone the headers, make a response.
+fn floor() -> impl FnMut(Vec<Request<Body>>) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in
+        [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=60")]
+    {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let stored = Bounded::new(1000);
+    stored.insert("route:GET:shop.example:/items/7?size=35".to_owned(), Arc::new((headers, body())));
+    move |requests| {
+        for request in requests {
+            let found: Arc<(HeaderMap, Bytes)> = stored.get("route:GET:shop.example:/items/7?size=35").expect("stored");
+            let mut response = Response::new(Body::from(found.1.clone()));
+            *response.headers_mut() = found.0.clone();
+            black_box(&response);
+            drop((request, response));
+        }
+    }
+}
+
+fn service<S, B>(mut service: S) -> impl FnMut(Vec<Request<Body>>)
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: std::fmt::Debug,
+    B: BodyExt<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let runtime = Runtime::new().expect("a runtime");
+    move |requests| {
+        runtime.block_on(async {
+            for request in requests {
+                let response = service.call(request).await.expect("an answer");
+                black_box(&response);
+                drop(response);
+            }
+        });
+    }
+}
+
+fn around() -> impl FnMut(Vec<Request<Body>>) {
+    let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
+    warmed(cache.layer().ttl(Ttl::STANDARD).layer(router()))
+}
+
+fn within() -> impl FnMut(Vec<Request<Body>>) {
+    let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
+    warmed(router().layer(cache.layer().ttl(Ttl::STANDARD)))
+}
+
+fn warmed<S, B>(inner: S) -> impl FnMut(Vec<Request<Body>>)
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: std::fmt::Debug,
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let mut inner = inner;
+    let runtime = Runtime::new().expect("a runtime");
+    let response = runtime.block_on(inner.call(requests().swap_remove(0))).expect("an answer");
+    runtime.block_on(response.into_body().collect()).expect("a body");
+    service(inner)
+}
+
+/// Prints the table.
+pub(crate) fn table() {
+    let mut cases: [(&str, Box<dyn FnMut(Vec<Request<Body>>)>); 4] = [
+        ("floor: lookup, header clone, response", Box::new(floor())),
+        ("bare router", Box::new(service(router()))),
+        ("layer around the router", Box::new(around())),
+        ("layer in the router (Router::layer)", Box::new(within())),
+    ];
+    let mut times = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        for ((_, case), times) in cases.iter_mut().zip(&mut times) {
+            let requests = requests();
+            let began = Instant::now();
+            case(requests);
+            times.push(began.elapsed().as_nanos() as f64 / CALLS as f64);
+        }
+    }
+    println!("| a hit in memory, 1 KiB | ns (median) | : floor | : bare router | allocations | bytes |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for (at, (name, case)) in cases.iter_mut().enumerate() {
+        let to = |other: usize| median(times[at].iter().zip(&times[other]).map(|(a, b)| a / b).collect());
+        let requests = requests();
+        let counted = allocation_counter::measure(|| case(requests));
+        println!(
+            "| {name} | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} |",
+            median(times[at].clone()),
+            to(0),
+            to(1),
+            counted.count_total as f64 / CALLS as f64,
+            counted.bytes_total as f64 / CALLS as f64,
+        );
+    }
+}
+
+/// Only hits around a router, for an instruction counter.
+pub(crate) fn many() {
+    let mut case = around();
+    case(requests());
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
