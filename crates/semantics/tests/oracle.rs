@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{ARRIVAL, CALENDAR, Ended, NOW, Reused, exchange, request, response, reuse};
+use common::{ARRIVAL, CALENDAR, Ended, NOW, Reused, answer, exchange, request, response, reuse};
 use http::{Method, StatusCode, request, response};
 use larder_semantics::{Caching, Filling, Policy, Reason, Refusal, freshness::Arrival};
 use std::time::Duration;
@@ -342,7 +342,7 @@ impl Case {
             let Reused::Hit(hit) = reuse(filling, request, policy, at(moment)) else {
                 panic!("{self:?}\nfresh after {moment} ms, but not reused");
             };
-            let (status, headers, body) = hit.answer(at(moment));
+            let (status, headers, body) = answer(hit, at(moment));
             assert_eq!((status.as_u16(), &body[..]), (self.status, &b"body"[..]), "{self:?}");
             // Section 4: Age is the current_age. Section 1.2.2: it is a whole number of seconds.
             let ages: Vec<_> = headers.get_all("age").iter().collect();

@@ -3,10 +3,10 @@
 #![allow(dead_code, reason = "each of the files that share it uses a part")]
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request, response};
 use larder_semantics::{
     Asked, Caching, Content, EntryId, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Policy, Reason, Received,
-    Refusal, Selected, Storing, Timestamp, freshness::Arrival,
+    Refusal, Selected, StoredResponse, Storing, Timestamp, freshness::Arrival,
 };
 use std::time::Duration;
 
@@ -128,10 +128,15 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
     }
 }
 
-/// The lifetime of what is to be stored.
-pub(crate) fn lifetime(filling: &Filling) -> Duration {
+/// What a hit answers.
+pub(crate) fn answer(hit: Hit, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
+    hit.answer(now)
+}
+
+/// The response that is to be stored.
+pub(crate) fn stored_response(filling: &Filling) -> &StoredResponse {
     match &filling.response.content {
-        Content::Response(response) => response.lifetime,
+        Content::Response(response) => response,
         Content::Variants(_) => panic!("a rule in the place of a response"),
     }
 }
