@@ -7,12 +7,12 @@ use http_body_util::BodyExt;
 use larder::{Cache, Ttl};
 use larder_axum::AxumRouting;
 use quick_cache::sync::Cache as Bounded;
-use std::{hint::black_box, sync::Arc, time::Instant};
+use std::{hint::black_box, sync::Arc};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service};
 
-const ROUNDS: usize = 31;
-const CALLS: usize = 20_000;
+/// How many requests a case is given at once.
+pub const CALLS: usize = 20_000;
 
 /// 1 KiB of JSON, made anew as a handler would.
 fn body() -> Bytes {
@@ -38,7 +38,8 @@ fn router() -> Router {
     Router::new().route("/items/{page}", get(handler))
 }
 
-fn requests() -> Vec<Request<Body>> {
+/// Requests for one page, as a client behind a plain HTTP/1.1 connection sends them.
+pub fn requests() -> Vec<Request<Body>> {
     let one = || Request::builder().uri("/items/7?size=35").header("host", "shop.example").body(Body::empty());
     (0..CALLS).map(|_| one().expect("a request")).collect()
 }
@@ -83,7 +84,8 @@ where
     }
 }
 
-fn around() -> impl FnMut(Vec<Request<Body>>) {
+/// The layer around the whole router.
+pub fn around() -> impl FnMut(Vec<Request<Body>>) {
     let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
     warmed(cache.layer().ttl(Ttl::STANDARD).layer(router()))
 }
@@ -107,47 +109,15 @@ where
     service(inner)
 }
 
-/// Prints the table.
-pub(crate) fn table() {
-    let mut cases: [(&str, Box<dyn FnMut(Vec<Request<Body>>)>); 4] = [
+/// The cases, by name; each takes [`CALLS`] requests.
+pub fn cases() -> Vec<(&'static str, Case)> {
+    vec![
         ("floor: lookup, header clone, response", Box::new(floor())),
         ("bare router", Box::new(service(router()))),
         ("layer around the router", Box::new(around())),
-        ("layer in the router (Router::layer)", Box::new(within())),
-    ];
-    let mut times = [const { Vec::new() }; 4];
-    for _ in 0..ROUNDS {
-        for ((_, case), times) in cases.iter_mut().zip(&mut times) {
-            let requests = requests();
-            let began = Instant::now();
-            case(requests);
-            times.push(began.elapsed().as_nanos() as f64 / CALLS as f64);
-        }
-    }
-    println!("| a hit in memory, 1 KiB | ns (median) | : floor | : bare router | allocations | bytes |");
-    println!("|---|---:|---:|---:|---:|---:|");
-    for (at, (name, case)) in cases.iter_mut().enumerate() {
-        let to = |other: usize| median(times[at].iter().zip(&times[other]).map(|(a, b)| a / b).collect());
-        let requests = requests();
-        let counted = allocation_counter::measure(|| case(requests));
-        println!(
-            "| {name} | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} |",
-            median(times[at].clone()),
-            to(0),
-            to(1),
-            counted.count_total as f64 / CALLS as f64,
-            counted.bytes_total as f64 / CALLS as f64,
-        );
-    }
+        ("layer in the router (`Router::layer`)", Box::new(within())),
+    ]
 }
 
-/// Only hits around a router, for an instruction counter.
-pub(crate) fn many() {
-    let mut case = around();
-    case(requests());
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
+/// Something that answers requests.
+pub type Case = Box<dyn FnMut(Vec<Request<Body>>)>;

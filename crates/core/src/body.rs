@@ -48,7 +48,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
         Self { kind: Kind::Forwarded { body } }
     }
 
-    pub(crate) fn copied(body: B, fill: Fill) -> Self {
+    pub(crate) fn copied(body: B, fill: Box<Fill>) -> Self {
         if body.is_end_stream() {
             fill.complete();
             return Self::forwarded(body);
@@ -118,7 +118,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> Drop for Copying<B> {
 struct Reading<B> {
     body: Pin<Box<B>>,
     /// `None` once the copy is complete, or given up.
-    fill: Option<Fill>,
+    fill: Option<Box<Fill>>,
 }
 
 impl<B: Body<Data = Bytes>> Reading<B> {

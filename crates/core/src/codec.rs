@@ -12,7 +12,10 @@
 use crate::store::Unreadable;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use larder_semantics::{Content, Entry, EntryId, StoredResponse, Timestamp, stored::Basis};
+use larder_semantics::{
+    Content, Entry, EntryId, StoredResponse, Timestamp,
+    stored::{Basis, Delivery},
+};
 use std::time::Duration;
 
 /// The first bytes of every entry.
@@ -149,6 +152,7 @@ impl Reader {
         Ok(StoredResponse {
             status,
             headers,
+            delivery: Delivery::default(),
             body,
             received_at,
             initial_age,
@@ -227,6 +231,7 @@ mod tests {
         let response = StoredResponse {
             status: StatusCode::OK,
             headers,
+            delivery: Delivery::default(),
             body: Bytes::from_static(body),
             received_at: Timestamp::from_millis(1),
             initial_age: Duration::from_millis(2),

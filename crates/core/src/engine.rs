@@ -6,6 +6,7 @@ use crate::{
     body::CacheBody,
     fill::{Fill, UNCACHEABLE_FOR, release_after},
     flights::{Flights, Follow, Joined, Lead, Release, Waited},
+    headers,
     layer::Rules,
     lease::Lease,
     observe::{Observer, RouteMemo, RouteMetrics},
@@ -153,7 +154,7 @@ impl Cache {
             && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
         {
             let key = sought.ok().map(|(_, key)| key);
-            return CacheFuture::ready(visit.answer(&hit, key, Reason::Near, now));
+            return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
         }
         let origin = origin.clone();
         CacheFuture::pending(async move {
@@ -162,7 +163,7 @@ impl Cache {
                 Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
             };
             match course {
-                Course::Answer(hit, key, reason, now) => Ok(visit.answer(&hit, Some(key), reason, now)),
+                Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, Some(key), reason, now)),
                 Course::Unsatisfied(key) => Ok(visit.unsatisfied(key)),
                 Course::Forward(errand) if errand.grant.is_none() => {
                     Box::pin(visit.forward(*errand, Request::from_parts(head, body), origin)).await
@@ -256,13 +257,12 @@ impl Visit {
     /// Steps 2 and 3, as far as this process alone can take them.
     fn at_hand(&self, lookup: &Lookup, key: &EntryKey, head: &Parts) -> Option<(Hit, Timestamp)> {
         let store = self.cache.store();
-        let entry = store.at_hand(key)?;
-        let now = store.now();
+        let (entry, now) = store.at_hand(key)?;
         match lookup.clone().select(Some(entry), &head.headers, now) {
             Selected::Hit(hit) => Some((hit, now)),
             Selected::Variant(lookup, variant) => {
                 let key = key.of_variant(variant);
-                match lookup.select(Some(store.at_hand(&key)?), &head.headers, now) {
+                match lookup.select(Some(store.at_hand(&key)?.0), &head.headers, now) {
                     Selected::Hit(hit) => Some((hit, now)),
                     _ => None,
                 }
@@ -483,14 +483,14 @@ impl Visit {
     }
 
     /// The answer from a stored response.
-    fn answer<B>(&self, hit: &Hit, key: Option<EntryKey>, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
+    fn answer<B>(&self, hit: Hit, key: Option<EntryKey>, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let (status, headers, body) = hit.answer(now);
+        let ttl = hit.ttl(now);
+        let (status, headers, body) = hit.answer(&headers::ADDED, now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        let ttl = hit.ttl(now);
         let outcome =
             if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
         self.sign(response.headers_mut(), outcome, key);

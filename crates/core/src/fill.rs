@@ -26,14 +26,14 @@ const MOST_RESERVED: u64 = 64 << 10;
 
 impl Fill {
     /// Begins a copy of the answer to a request that was forwarded at `asked_at`.
-    pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Self {
+    pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Box<Self> {
         let reserved = admission.announced().unwrap_or_default().min(MOST_RESERVED);
         let copy = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
-        Self { cache, admission, grant, copy, asked_at }
+        Box::new(Self { cache, admission, grant, copy, asked_at })
     }
 
     /// Takes note of what the body yields; `None` when the copy is done with, complete or not.
-    pub(crate) fn take_note<E>(mut self, polled: &Option<Result<Frame<Bytes>, E>>) -> Option<Self> {
+    pub(crate) fn take_note<E>(mut self: Box<Self>, polled: &Option<Result<Frame<Bytes>, E>>) -> Option<Box<Self>> {
         let refusal = match polled {
             None => {
                 self.complete();

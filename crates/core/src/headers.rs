@@ -13,6 +13,9 @@ pub const X_CACHE_DEBUG: HeaderName = HeaderName::from_static("x-cache-debug");
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// What a delivery adds to a stored response.
+pub(crate) const ADDED: [HeaderName; 4] = [http::header::AGE, X_CACHE, CACHE_STATUS, X_CACHE_KEY];
+
 /// Which headers tell of the cache. `Age` is always there on stored responses, as RFC 9111 requires.
 ///
 /// Keys help those who look for a way to poison a cache: in production choose [`Status`](Self::Status) or
@@ -51,26 +54,35 @@ impl DebugHeaders {
         }
     }
 
+    /// Writes the outcome into `headers`, which may have empty places for what is added.
     pub(crate) fn write(&self, headers: &mut HeaderMap, identifier: &str, outcome: Outcome, key: Option<Key>) {
-        if matches!(self, Self::Off) {
-            return;
-        }
-        let word = HeaderValue::from_static(outcome.reason().x_cache());
-        // The words of caches nearer to the origin stand before ours.
-        let word = match headers.get(X_CACHE) {
+        let is_told = !matches!(self, Self::Off);
+        let status = if is_told { cache_status(identifier, outcome, None) } else { None };
+        let key = if is_told { key.and_then(Key::into_header_value) } else { None };
+        // The word and the members of caches nearer to the origin stand before ours.
+        match headers.get(X_CACHE).filter(|before| !before.is_empty()) {
+            _ if !is_told => put(headers, X_CACHE, None),
+            None => put(headers, X_CACHE, Some(HeaderValue::from_static(outcome.reason().x_cache()))),
             Some(before) => {
-                let list = [before.as_bytes(), b", ", word.as_bytes()].concat();
-                HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).unwrap_or(word)
+                let list = [before.as_bytes(), b", ", outcome.reason().x_cache().as_bytes()].concat();
+                let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).ok();
+                put(headers, X_CACHE, list);
             }
-            None => word,
-        };
-        headers.insert(X_CACHE, word);
-        if let Some(member) = cache_status(identifier, outcome, None) {
-            headers.append(CACHE_STATUS, member);
         }
-        if let Some(key) = key.and_then(Key::into_header_value) {
-            headers.insert(X_CACHE_KEY, key);
+        match (headers.get(CACHE_STATUS).is_some_and(|before| !before.is_empty()), status) {
+            (true, Some(member)) => drop(headers.append(CACHE_STATUS, member)),
+            (true, None) => {}
+            (false, member) => put(headers, CACHE_STATUS, member),
         }
+        put(headers, X_CACHE_KEY, key);
+    }
+}
+
+/// Fills a place, or takes it away.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value)),
+        None => drop(headers.remove(name)),
     }
 }
 

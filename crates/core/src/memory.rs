@@ -29,6 +29,12 @@ struct Inner {
     started: Instant,
 }
 
+impl Inner {
+    fn timestamp(&self, at: Instant) -> Timestamp {
+        self.calendar.after(at.saturating_duration_since(self.started))
+    }
+}
+
 #[derive(Clone)]
 struct Held {
     entry: Arc<Entry>,
@@ -97,11 +103,15 @@ impl MemoryStore {
 
     /// The entry at `key`, if it is there and its time has not run out.
     pub(crate) fn look(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+        self.look_at(key, Instant::now())
+    }
+
+    fn look_at(&self, key: &EntryKey, now: Instant) -> Option<Arc<Entry>> {
         let held = self.inner.entries.get(key)?;
-        if held.until > Instant::now() {
+        if held.until > now {
             return Some(held.entry);
         }
-        self.inner.entries.remove_if(key, |held| held.until <= Instant::now());
+        self.inner.entries.remove_if(key, |held| held.until <= now);
         None
     }
 
@@ -192,11 +202,12 @@ fn take_back(stripe: &mut Stripe, base: &EntryKey, ticket: &Ticket) -> bool {
 
 impl Store for MemoryStore {
     fn now(&self) -> Timestamp {
-        self.inner.calendar.after(self.inner.started.elapsed())
+        self.inner.timestamp(Instant::now())
     }
 
-    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
-        self.look(key)
+    fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
+        let now = Instant::now();
+        Some((self.look_at(key, now)?, self.inner.timestamp(now)))
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {

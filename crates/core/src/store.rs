@@ -18,8 +18,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the entry at `key`. It is never another key's entry.
     fn get(&self, key: &EntryKey) -> impl Future<Output = Result<Found, StoreError>> + Send;
 
-    /// The entry at `key`, if this process holds it and nothing has to be waited for. The default holds none.
-    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+    /// The entry at `key` and the time, if this process holds it and nothing has to be waited for. The default holds
+    /// none.
+    fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
         let _ = key;
         None
     }
@@ -245,7 +246,7 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// [`Store`] behind a pointer, so that nothing above it needs a type parameter.
 pub(crate) trait AnyStore: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
-    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>>;
+    fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)>;
     fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>>;
     fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>>;
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
@@ -259,7 +260,7 @@ impl<S: Store> AnyStore for S {
         Store::now(self)
     }
 
-    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+    fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
         Store::at_hand(self, key)
     }
 

@@ -10,7 +10,8 @@ use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId, stored::Basis,
+    Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId,
+    stored::{Basis, Delivery},
 };
 use std::{
     future::Future,
@@ -53,6 +54,7 @@ fn response(store: &impl Store, body: impl Into<Bytes>) -> Arc<Entry> {
     let response = StoredResponse {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
+        delivery: Delivery::default(),
         body: body.into(),
         received_at: store.now(),
         initial_age: Duration::ZERO,

@@ -6,7 +6,9 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use larder_semantics::{Content, Entry, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling};
+use larder_semantics::{
+    Content, Entry, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling, stored::Delivery,
+};
 use std::{sync::Arc, time::Duration};
 
 /// Answers from memory for a short while what was read from, or written to, the store behind it.
@@ -65,7 +67,7 @@ fn detached(entry: &Entry) -> Entry {
                 headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
             }
             let body = Bytes::copy_from_slice(&response.body);
-            Content::Response(StoredResponse { headers, body, ..response.clone() })
+            Content::Response(StoredResponse { headers, body, delivery: Delivery::default(), ..response.clone() })
         }
     };
     Entry { id: entry.id, content }
@@ -76,8 +78,8 @@ impl<S: Store> Store for Tiered<S> {
         self.far.now()
     }
 
-    fn at_hand(&self, key: &EntryKey) -> Option<Arc<Entry>> {
-        self.near.look(key)
+    fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
+        Some((self.near.look(key)?, self.far.now()))
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {

@@ -14,7 +14,7 @@ use crate::{
     policy::{self, Caching, Policy},
     reason::{Reason, Refusal, Storing},
     status::decimal,
-    stored::{self, Basis, Content, Entry, EntryId, StoredResponse},
+    stored::{self, Basis, Content, Delivery, Entry, EntryId, StoredResponse},
     storing::{Credentials, Storability},
     time::Timestamp,
 };
@@ -189,22 +189,37 @@ impl Hit {
         self.response().map_or(0, |response| response.ttl(now))
     }
 
-    /// Status, headers with `Age` (RFC 9111 section 5.1), and body; HEAD gets no body, and the length of GET's.
-    pub fn answer(&self, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
-        let Some(response) = self.response() else {
+    /// Status, headers with `Age` (RFC 9111 section 5.1) and places for the fields `added`, and body; HEAD gets no
+    /// body, and the length of GET's.
+    pub fn answer(self, added: &[HeaderName], now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
+        let is_head = self.is_head;
+        let Some((status, age, mut headers, body)) = self.into_parts(added, now) else {
             return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
         };
-        let mut headers = response.headers.clone();
-        headers.reserve(stored::DELIVERY_FIELDS);
-        let age = i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
+        let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         headers.insert(header::AGE, HeaderValue::from_str(decimal(age, &mut [0; 20])).unwrap_or(ZERO));
-        if !self.is_head {
-            return (response.status, headers, response.body.clone());
+        if !is_head {
+            return (status, headers, body);
         }
-        if !headers.contains_key(header::CONTENT_LENGTH) && response.status != StatusCode::NO_CONTENT {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(response.body.len()));
+        if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        (response.status, headers, Bytes::new())
+        (status, headers, Bytes::new())
+    }
+
+    /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
+    fn into_parts(self, added: &[HeaderName], now: Timestamp) -> Option<(StatusCode, Duration, HeaderMap, Bytes)> {
+        match Arc::try_unwrap(self.entry) {
+            Ok(Entry { content: Content::Response(response), .. }) => {
+                Some((response.status, response.age(now), response.headers, response.body))
+            }
+            Err(entry) => {
+                let Content::Response(response) = &entry.content else { return None };
+                let headers = response.delivery.of(&response.headers, added);
+                Some((response.status, response.age(now), headers, response.body.clone()))
+            }
+            Ok(_) => None,
+        }
     }
 
     fn response(&self) -> Option<&StoredResponse> {
@@ -304,6 +319,7 @@ impl Forward {
             response: StoredResponse {
                 status: response.status,
                 headers,
+                delivery: Delivery::default(),
                 body: Bytes::new(),
                 received_at: arrival.now,
                 initial_age,

@@ -53,14 +53,14 @@ impl Key {
             8 + method.len() + authority.len() + path.len() + query.map_or(0, |query| query.len() + 1),
         );
         key.push_str("route:");
-        encode(&mut key, method.as_bytes(), |_| false);
+        push_part(&mut key, method);
         key.push(':');
-        encode(&mut key, authority.as_bytes(), |_| false);
+        push_part(&mut key, &authority);
         key.push(':');
-        encode(&mut key, path.as_bytes(), |_| false);
+        push_part(&mut key, path);
         if let Some(query) = query {
             key.push('?');
-            encode(&mut key, query.as_bytes(), |_| false);
+            push_part(&mut key, query);
         }
         Ok(Self(shorten(key)))
     }
@@ -405,6 +405,15 @@ fn authority(head: &request::Parts) -> Result<Cow<'_, str>, KeyError> {
         return Ok(Cow::Owned(text.to_ascii_lowercase()));
     }
     Ok(Cow::Borrowed(text))
+}
+
+/// Appends a part of a request, which mostly holds nothing to encode.
+fn push_part(key: &mut String, part: &str) {
+    if part.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+        key.push_str(part);
+    } else {
+        encode(key, part.as_bytes(), |_| false);
+    }
 }
 
 /// Appends `part`, percent-encoding every byte that is not plain; `kept` names the ones to keep besides.

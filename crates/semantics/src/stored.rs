@@ -2,8 +2,8 @@
 
 use crate::time::Timestamp;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
-use std::{fmt, time::Duration};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::{fmt, sync::OnceLock, time::Duration};
 
 /// A 128-bit value that no two entries, tickets or variants share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -47,6 +47,8 @@ pub struct StoredResponse {
     pub status: StatusCode,
     /// The header fields, without those that belong to one connection, and without `Age`.
     pub headers: HeaderMap,
+    /// The same, as they are delivered.
+    pub delivery: Delivery,
     /// The whole body.
     pub body: Bytes,
     /// When it was received.
@@ -107,8 +109,37 @@ impl StoredResponse {
     }
 }
 
-/// How many fields a response is given when it is delivered: `Age`, `X-Cache`, `X-Cache-Key`, `Cache-Status`.
-pub const DELIVERY_FIELDS: usize = 4;
+/// The headers of a stored response with places for what every delivery adds, made at the first.
+///
+/// Cloning a map that has its places costs half of what growing one does.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery(OnceLock<HeaderMap>);
+
+/// The value that stands in a place until a delivery fills it.
+pub const PLACE: HeaderValue = HeaderValue::from_static("");
+
+impl Delivery {
+    /// A copy of `headers` with a place for each of `added` that is not there.
+    pub fn of(&self, headers: &HeaderMap, added: &[HeaderName]) -> HeaderMap {
+        let with_places = || {
+            let mut headers = headers.clone();
+            for name in added {
+                headers.entry(name).or_insert(PLACE);
+            }
+            headers
+        };
+        self.0.get_or_init(with_places).clone()
+    }
+}
+
+/// It is made of the headers, so it does not tell responses apart.
+impl PartialEq for Delivery {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Delivery {}
 
 /// Removes what a store must not keep: the fields of one connection (RFC 9110 section 7.6.1, RFC 9111 section 3.1),
 /// and `Age`, which is computed anew at each reuse.
@@ -142,7 +173,6 @@ pub fn clean(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn connection_fields_and_those_it_names_are_removed() {

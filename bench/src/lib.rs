@@ -1,0 +1,4 @@
+//! What is measured; the programs in `src/bin` measure it.
+
+pub mod hit;
+pub mod table;
