@@ -4,7 +4,8 @@
 //! number is zero, of two lifetimes the shorter counts, a qualified `no-cache="field"` or `private="field"` counts as
 //! the unqualified form, and a member that is not even a token marks the whole field as malformed.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use sfv::{Dictionary, ListEntry, Parser};
 use std::time::Duration;
 
 /// The header field that RFC 9213 targets at shared caches run by the origin's operator.
@@ -38,36 +39,57 @@ pub struct ResponseDirectives {
 }
 
 impl ResponseDirectives {
-    /// Parses the directives of a response: those of `CDN-Cache-Control` when it is there and well formed, else those
-    /// of `Cache-Control`.
+    /// Parses the directives of a response: those of `CDN-Cache-Control` when it is there, a dictionary and not empty
+    /// (RFC 9213 section 2.1), else those of `Cache-Control`.
     pub fn parse(headers: &HeaderMap) -> Self {
-        if headers.contains_key(CDN_CACHE_CONTROL) {
-            let targeted = Self { targeted: true, ..Self::of_field(headers, &CDN_CACHE_CONTROL) };
-            if !targeted.malformed {
-                return targeted;
-            }
+        Self::targeted(headers).unwrap_or_else(|| Self::of_field(headers, &header::CACHE_CONTROL))
+    }
+
+    fn targeted(headers: &HeaderMap) -> Option<Self> {
+        let lines: Vec<&[u8]> = headers.get_all(CDN_CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
+        if lines.is_empty() {
+            return None;
         }
-        Self::of_field(headers, &header::CACHE_CONTROL)
+        let dictionary = Parser::new(&lines.join(&b", "[..])).parse::<Dictionary>().ok()?;
+        if dictionary.is_empty() {
+            return None;
+        }
+        let mut all = Self { targeted: true, ..Self::default() };
+        for (name, value) in dictionary {
+            let seconds = || match &value {
+                ListEntry::Item(item) => item.bare_item.as_integer().and_then(|n| u64::try_from(i64::from(n)).ok()),
+                ListEntry::InnerList(_) => None,
+            };
+            all.set(name.as_str(), || seconds().map(Duration::from_secs));
+        }
+        Some(all)
     }
 
     fn of_field(headers: &HeaderMap, field: &HeaderName) -> Self {
         let mut all = Self::default();
         for member in members(headers, field) {
             match member.name() {
-                Some("no-store") => all.no_store = true,
-                Some("no-cache") => all.no_cache = true,
-                Some("private") => all.private = true,
-                Some("public") => all.public = true,
-                Some("must-revalidate") => all.must_revalidate = true,
-                Some("proxy-revalidate") => all.proxy_revalidate = true,
-                Some("must-understand") => all.must_understand = true,
-                Some("max-age") => shorten(&mut all.max_age, member.seconds()),
-                Some("s-maxage") => shorten(&mut all.s_maxage, member.seconds()),
-                Some(_) => {}
+                Some(name) => all.set(name, || member.seconds()),
                 None => all.malformed = true,
             }
         }
         all
+    }
+
+    /// Takes note of a directive. Whatever value stands where none belongs, the directive counts.
+    fn set(&mut self, name: &str, seconds: impl FnOnce() -> Option<Duration>) {
+        match name {
+            "no-store" => self.no_store = true,
+            "no-cache" => self.no_cache = true,
+            "private" => self.private = true,
+            "public" => self.public = true,
+            "must-revalidate" => self.must_revalidate = true,
+            "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
+            "max-age" => shorten(&mut self.max_age, seconds()),
+            "s-maxage" => shorten(&mut self.s_maxage, seconds()),
+            _ => {}
+        }
     }
 
     /// Whether the response allows a shared cache to give it to requests that carry credentials
@@ -290,13 +312,29 @@ mod tests {
     }
 
     #[test]
-    fn a_targeted_field_replaces_cache_control_unless_it_is_malformed() {
-        let mut headers = fields("cache-control", &["private"]);
-        headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
-        let read = ResponseDirectives::parse(&headers);
-        assert_eq!((read.private, read.max_age, read.targeted), (false, seconds(60), true));
-        headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("max-age=\"60"));
-        assert!(ResponseDirectives::parse(&headers).private);
+    fn a_targeted_field_replaces_cache_control() {
+        let read = |targeted: &'static str, other: &'static str| {
+            let mut headers = fields("cache-control", &[other]);
+            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
+            ResponseDirectives::parse(&headers)
+        };
+        let taken = read("max-age=60", "private");
+        assert_eq!((taken.private, taken.max_age, taken.targeted), (false, seconds(60), true));
+        for ban in ["no-store;x=1", "no-store=?1", "no-store=?0", "no-store=(\"a\" \"b\")", "max-age=60, no-store"] {
+            assert!(read(ban, "max-age=60").no_store, "{ban}");
+        }
+        for value in ["max-age=-1", "max-age=1.5", "max-age=\"60\"", "max-age", "max-age=(60)"] {
+            assert_eq!(read(value, "max-age=9").max_age, seconds(0), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_targeted_field_that_is_empty_or_no_dictionary_is_as_good_as_none() {
+        for targeted in ["", ",", "Max-Age=60", "max-age=60,", "0a=1, max-age=60", "max-age=\"60", "max-age=60 s"] {
+            let mut headers = fields("cache-control", &["no-store"]);
+            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
+            assert!(ResponseDirectives::parse(&headers).no_store, "{targeted}");
+        }
     }
 
     #[test]

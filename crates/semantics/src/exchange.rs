@@ -15,11 +15,11 @@ use crate::{
     reason::{Reason, Refusal, Storing},
     status::decimal,
     stored::{self, Basis, Content, Delivery, Entry, EntryId, StoredResponse},
-    storing::{Credentials, Storability},
+    storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, header::Entry as Field, request, response};
 use std::{sync::Arc, time::Duration};
 
 /// What becomes of a request before anything is looked up.
@@ -64,7 +64,7 @@ const PART_REQUESTS: [HeaderName; 6] = [
 /// Whether a request has content, which no key tells apart (the "fat GET").
 fn has_content(headers: &HeaderMap) -> bool {
     headers.contains_key(header::TRANSFER_ENCODING)
-        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
 }
 
 /// A request that a stored response may answer.
@@ -309,12 +309,19 @@ impl Forward {
         };
         let mut headers = response.headers.clone();
         stored::clean(&mut headers);
+        // RFC 9110 section 6.6.1: whoever stores a response without a date gives it one.
+        if let Field::Vacant(place) = headers.entry(header::DATE) {
+            place.insert(arrival.calendar.to_http_date());
+        }
         Received::Store(Box::new(Admission {
             key,
             request,
             fields,
             rule: self.lookup.variant,
-            announced: length(&headers),
+            announced: match ContentLength::of(&headers) {
+                ContentLength::Bytes(length) => Some(length),
+                ContentLength::Absent | ContentLength::Contradictory => None,
+            },
             limit: policy.max_body,
             response: StoredResponse {
                 status: response.status,
@@ -333,10 +340,6 @@ impl Forward {
             },
         }))
     }
-}
-
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A response that may be stored, and waits for its body.

@@ -117,7 +117,9 @@ mod tests {
         seed: 1.0,
     };
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    type Lines = &'static [(&'static str, &'static str)];
+
+    fn headers(lines: Lines) -> HeaderMap {
         lines.iter().map(|(name, value)| ((*name).parse().expect("a name"), HeaderValue::from_static(value))).fold(
             HeaderMap::new(),
             |mut headers, (name, value): (http::HeaderName, _)| {
@@ -127,7 +129,7 @@ mod tests {
         )
     }
 
-    fn lifetime(lines: &[(&'static str, &'static str)], policy: &Policy) -> Option<Lifetime> {
+    fn lifetime(lines: Lines, policy: &Policy) -> Option<Lifetime> {
         let headers = headers(lines);
         let directives = ResponseDirectives::parse(&headers);
         Lifetime::of(StatusCode::OK, &headers, &directives, &Caching::default(), policy, ARRIVAL)
@@ -139,7 +141,7 @@ mod tests {
         const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:50:07 GMT");
         let silent = Policy { lifetime: None, ..Policy::default() };
         let stated = |seconds| Some(Lifetime::Stated(Duration::from_secs(seconds)));
-        let cases: [(&[(&str, &str)], Option<Lifetime>); 9] = [
+        let cases: [(Lines, Option<Lifetime>); 9] = [
             (&[], None),
             (&[("cache-control", "max-age=5, s-maxage=9"), LATER], stated(9)),
             (&[("cache-control", "max-age=5"), LATER], stated(5)),
@@ -173,9 +175,7 @@ mod tests {
     #[test]
     fn the_age_on_arrival_is_the_largest_that_can_be_shown() {
         let stated = Lifetime::Stated(Duration::from_secs(60));
-        let age = |lifetime: Lifetime, lines: &[(&'static str, &'static str)]| {
-            lifetime.initial_age(&headers(lines), ARRIVAL).as_secs()
-        };
+        let age = |lifetime: Lifetime, lines: Lines| lifetime.initial_age(&headers(lines), ARRIVAL).as_secs();
         assert_eq!(age(stated, &[]), 2, "the time the answer took");
         assert_eq!(age(stated, &[("age", "10")]), 12);
         assert_eq!(age(stated, &[("age", "10, 20")]), 12);

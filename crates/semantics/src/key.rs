@@ -105,7 +105,7 @@ impl From<&str> for Key {
 pub enum KeyError {
     /// The key has no text.
     Empty,
-    /// The request names more than one host, or one that is not text.
+    /// The request names more than one host, one that is not text, or a user beside it.
     Host,
     /// A brace without its partner, or a parameter without a name; the template is given.
     Braces(String),
@@ -126,7 +126,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the key is empty: it needs at least one character"),
-            Self::Host => f.write_str("the request has more than one Host, or one that is not text"),
+            Self::Host => f.write_str("the request has more than one Host, one that is not text, or a user beside it"),
             Self::Braces(template) => {
                 write!(
                     f,
@@ -346,15 +346,17 @@ pub struct VariantId {
 impl VariantId {
     /// The variant that a request with `headers` belongs to, where the resource varies by `fields`.
     ///
-    /// Several lines of a field count as one list, as RFC 9111 section 4.1 allows.
+    /// Several lines of a field count as one list, as RFC 9111 section 4.1 allows; those of `Cookie` are joined as
+    /// RFC 9113 section 8.2.3 has it.
     pub fn of(rule: EntryId, fields: &[HeaderName], headers: &HeaderMap) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&rule.0);
         for field in fields {
             feed(&mut hash, field.as_str().as_bytes());
             let lines: Vec<&[u8]> = headers.get_all(field).iter().map(|line| line.as_bytes().trim_ascii()).collect();
+            let separator: &[u8] = if *field == header::COOKIE { b"; " } else { b"," };
             hash.update(&[u8::from(!lines.is_empty())]);
-            feed(&mut hash, &lines.join(&b","[..]));
+            feed(&mut hash, &lines.join(separator));
         }
         Self { rule, digest: EntryId(first_half(&hash.finalize())) }
     }
@@ -401,6 +403,9 @@ fn authority(head: &request::Parts) -> Result<Cow<'_, str>, KeyError> {
             host.trim()
         }
     };
+    if text.contains('@') {
+        return Err(KeyError::Host);
+    }
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Ok(Cow::Owned(text.to_ascii_lowercase()));
     }
@@ -500,7 +505,11 @@ mod tests {
     }
 
     #[test]
-    fn two_hosts_are_refused() {
+    fn two_hosts_or_a_user_are_refused() {
+        for uri in ["http://user@a/", "http://user:secret@a/"] {
+            let (head, ()) = Request::builder().uri(uri).body(()).expect("a request").into_parts();
+            assert_eq!(Key::of_request(&head), Err(KeyError::Host));
+        }
         let request = Request::builder().header("host", "a").header("host", "b").body(()).expect("a request");
         assert_eq!(Key::of_request(&request.into_parts().0), Err(KeyError::Host));
     }

@@ -1,6 +1,6 @@
 //! The closed list of how requests end, and why: one vocabulary for headers, metrics, logs and the command line.
 //!
-//! The words are documented for users in `docs/reasons.md`, an anchor each.
+#![doc = include_str!("../docs/reasons.md")]
 
 use std::fmt;
 
@@ -338,6 +338,18 @@ mod tests {
     fn the_lists_stand_in_the_order_of_the_variants() {
         assert!(Reason::all().enumerate().all(|(at, reason)| reason.index() == at));
         assert!(Refusal::all().enumerate().all(|(at, refusal)| refusal as usize == at));
+    }
+
+    #[test]
+    fn every_word_is_explained_under_a_heading_of_its_own() {
+        let page = include_str!("../docs/reasons.md");
+        for reason in Reason::all() {
+            assert!(page.contains(&format!("\n### {reason}\n")), "{reason}");
+        }
+        for refusal in Refusal::all() {
+            assert!(page.contains(&format!("\n### not stored: {refusal}\n")), "{refusal}");
+        }
+        assert_eq!(page.matches("\n### ").count(), Reason::COUNT + Refusal::all().count());
     }
 
     #[test]

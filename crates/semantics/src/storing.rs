@@ -111,20 +111,96 @@ fn refused_outright(
     policy: &Policy,
 ) -> Option<Refusal> {
     let opted_in = policy.statuses.iter().any(|(known, _)| *known == status);
-    let understood = status.canonical_reason().is_some();
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = ContentLength::of(headers);
     let refusals = [
         (!caching.store, Refusal::Handler),
         (matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED), Refusal::Partial),
         (headers.contains_key(header::CONTENT_RANGE), Refusal::Partial),
         (!status.is_success() && !opted_in, Refusal::Status),
-        (directives.must_understand && !understood, Refusal::Status),
+        (directives.must_understand && !is_understood(status), Refusal::Status),
         (directives.malformed, Refusal::MalformedDirective),
         (directives.no_store && !directives.must_understand, Refusal::NoStore),
         (directives.private, Refusal::Private),
         (directives.no_cache, Refusal::NoCache),
         (headers.contains_key(header::SET_COOKIE), Refusal::SetCookie),
-        (announced.is_some_and(|length| length > policy.max_body), Refusal::TooLarge),
+        (announced == ContentLength::Contradictory, Refusal::LengthMismatch),
+        (matches!(announced, ContentLength::Bytes(length) if length > policy.max_body), Refusal::TooLarge),
     ];
     refusals.into_iter().find_map(|(refused, refusal)| refused.then_some(refusal))
+}
+
+/// The statuses whose caching is understood (RFC 9111 section 5.2.2.3): those of RFC 9110 that ask nothing special.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200..=204 | 300..=303 | 307 | 308 | 400 | 401 | 403..=410 | 413..=415 | 421 | 422 | 500..=504
+    )
+}
+
+/// What `Content-Length` says (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContentLength {
+    /// Nothing.
+    Absent,
+    /// The body has so many bytes.
+    Bytes(u64),
+    /// Two different things, or something that is no number.
+    Contradictory,
+}
+
+impl ContentLength {
+    /// Reads all lines of the field; a list of the same number counts as that number.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(header::CONTENT_LENGTH).into_iter();
+        let mut members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(|member| {
+            let digits = member.trim_ascii();
+            let are_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            std::str::from_utf8(digits).ok().filter(|_| are_digits)?.parse().ok()
+        });
+        let Some(first) = members.next() else { return Self::Absent };
+        match first {
+            Some(length) if members.all(|other| other == first) => Self::Bytes(length),
+            _ => Self::Contradictory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn lengths_that_contradict_each_other_are_not_believed() {
+        let of = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(line));
+            }
+            ContentLength::of(&headers)
+        };
+        assert_eq!(of(&[]), ContentLength::Absent);
+        for lines in [&["4"][..], &["4", "4"], &["4, 4"], &[" 4 "]] {
+            assert_eq!(of(lines), ContentLength::Bytes(4), "{lines:?}");
+        }
+        for lines in [&["4", "5"][..], &["4,5"], &["x"], &["-4"], &["+4"], &[""], &["99999999999999999999"]] {
+            assert_eq!(of(lines), ContentLength::Contradictory, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_personal_unless_every_one_is_ignored() {
+        let policy = Policy { ignored_cookies: vec!["_ga".into(), "theme".into()], ..Policy::default() };
+        let personal = |line: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::COOKIE, HeaderValue::from_static(line));
+            Credentials::of(&headers, &policy).cookie
+        };
+        for line in ["sid=1", "_ga=1; sid=2", "_GA=1", "_ga", "theme2=1"] {
+            assert_eq!(personal(line), line != "_ga", "{line}");
+        }
+        for line in ["_ga=1", "_ga=1; theme=dark", " ; _ga=1;", ""] {
+            assert!(!personal(line), "{line}");
+        }
+    }
 }

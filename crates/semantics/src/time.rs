@@ -25,6 +25,13 @@ impl Timestamp {
         httpdate::parse_http_date(value.to_str().ok()?.trim()).ok().map(Self::from)
     }
 
+    /// Writes it as an HTTP-date; times that have none (after the year 9999) become the last that does.
+    pub fn to_http_date(self) -> HeaderValue {
+        const LAST_SECOND: u64 = 253_402_300_799;
+        let date = UNIX_EPOCH + Duration::from_secs((self.0 / 1000).min(LAST_SECOND));
+        HeaderValue::try_from(httpdate::fmt_http_date(date)).unwrap_or(HeaderValue::from_static(""))
+    }
+
     /// The time from `earlier` to `self`, or zero when `earlier` lies after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -55,6 +62,13 @@ mod tests {
         assert_eq!(early.since(late), Duration::ZERO);
         assert_eq!(late.after(Duration::MAX), late);
         assert_eq!(early.after(Duration::MAX), late);
+    }
+
+    #[test]
+    fn dates_are_written_as_they_are_read() {
+        let date = Timestamp::from_millis(784_111_777_999).to_http_date();
+        assert_eq!(date, "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert!(Timestamp::from_http_date(&Timestamp::from_millis(u64::MAX).to_http_date()).is_some());
     }
 
     #[test]

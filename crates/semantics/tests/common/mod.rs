@@ -130,7 +130,7 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
 
 /// What a hit answers.
 pub(crate) fn answer(hit: Hit, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
-    hit.answer(now)
+    hit.answer(&[], now)
 }
 
 /// The response that is to be stored.
