@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Some("hit") => hits(),
         Some("instructions") => instructions(),
         _ => {
-            eprintln!("usage: larder-bench hit | instructions; `cargo xtask bench` runs them all");
+            eprintln!("usage: larder-bench hit | instructions CASE TIMES; `cargo xtask bench` runs them all");
             return ExitCode::FAILURE;
         }
     }
@@ -39,10 +39,17 @@ fn hits() {
     }
 }
 
-/// Answers hits around a router, as often as the second argument says: for an instruction counter, or a profiler.
+/// Runs the case named second as often as the third argument says: for an instruction counter, or a profiler. `none`
+/// only makes the requests.
 fn instructions() {
-    let mut case = hit::around();
-    for _ in 0..std::env::args().nth(2).and_then(|times| times.parse().ok()).unwrap_or(1) {
-        case(hit::requests());
+    let mut arguments = std::env::args().skip(2);
+    let name = arguments.next().unwrap_or_default();
+    let times = arguments.next().and_then(|times| times.parse().ok()).unwrap_or(1);
+    let mut case = hit::cases().into_iter().find(|(known, _)| *known == name).map(|(_, case)| case);
+    for _ in 0..times {
+        let requests = hit::requests();
+        if let Some(case) = &mut case {
+            case(requests);
+        }
     }
 }

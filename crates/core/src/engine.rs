@@ -15,11 +15,11 @@ use crate::{
     store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use larder_semantics::{
     Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Namespace, Outcome, Reason, Received, Refusal,
-    Selected, Storing, Timestamp, VariantId, freshness::Arrival,
+    Selected, Storing, Timestamp, VariantId, exchange::Answer, freshness::Arrival,
 };
 use quick_cache::sync::Cache as Bounded;
 use std::{
@@ -477,7 +477,7 @@ impl Visit {
             }
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
-        self.sign(&mut head.headers, outcome, key);
+        self.sign(&mut head.headers, outcome, None, key);
         self.mark(&mut head.extensions);
         Ok(Response::from_parts(head, body))
     }
@@ -488,12 +488,12 @@ impl Visit {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let ttl = hit.ttl(now);
-        let (status, headers, body) = hit.answer(&headers::ADDED, now);
+        let Answer { status, headers, age, body } = hit.answer(&headers::ADDED, now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
         let outcome =
             if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
-        self.sign(response.headers_mut(), outcome, key);
+        self.sign(response.headers_mut(), outcome, Some(age), key);
         self.mark(response.extensions_mut());
         response
     }
@@ -505,16 +505,16 @@ impl Visit {
     {
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        self.sign(response.headers_mut(), Outcome::Shed { reason: Reason::OnlyIfCached }, Some(key));
+        self.sign(response.headers_mut(), Outcome::Shed { reason: Reason::OnlyIfCached }, None, Some(key));
         self.mark(response.extensions_mut());
         response
     }
 
     /// Counts the outcome, and writes it into the response's headers.
-    fn sign(&self, headers: &mut HeaderMap, outcome: Outcome, key: Option<EntryKey>) {
+    fn sign(&self, headers: &mut HeaderMap, outcome: Outcome, age: Option<HeaderValue>, key: Option<EntryKey>) {
         self.metrics.request(outcome.reason());
         let key = key.filter(|_| self.shows_key);
-        self.rules.headers.write(headers, self.cache.identifier(), outcome, key.map(|key| key.key));
+        self.rules.headers.write(headers, self.cache.identifier(), outcome, age, key.map(|key| key.key));
     }
 
     /// Tells a layer of the same cache around this one that everything is decided.

@@ -1,6 +1,7 @@
 //! What a response tells of the cache: `X-Cache`, `X-Cache-Key` and `Cache-Status`.
 
-use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header::AGE, request::Parts};
 use larder_semantics::{Key, Outcome, status::cache_status};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub const X_CACHE_DEBUG: HeaderName = HeaderName::from_static("x-cache-debug");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What a delivery adds to a stored response.
-pub(crate) const ADDED: [HeaderName; 4] = [http::header::AGE, X_CACHE, CACHE_STATUS, X_CACHE_KEY];
+pub(crate) const ADDED: [HeaderName; 4] = [AGE, X_CACHE, CACHE_STATUS, X_CACHE_KEY];
 
 /// Which headers tell of the cache. `Age` is always there on stored responses, as RFC 9111 requires.
 ///
@@ -54,35 +55,70 @@ impl DebugHeaders {
         }
     }
 
-    /// Writes the outcome into `headers`, which may have empty places for what is added.
-    pub(crate) fn write(&self, headers: &mut HeaderMap, identifier: &str, outcome: Outcome, key: Option<Key>) {
+    /// Writes the outcome, and the age of a stored response, into `headers`, which may have empty places for them.
+    pub(crate) fn write(
+        &self,
+        headers: &mut HeaderMap,
+        identifier: &str,
+        outcome: Outcome,
+        age: Option<HeaderValue>,
+        key: Option<Key>,
+    ) {
         let is_told = !matches!(self, Self::Off);
-        let status = if is_told { cache_status(identifier, outcome, None) } else { None };
-        let key = if is_told { key.and_then(Key::into_header_value) } else { None };
-        // The word and the members of caches nearer to the origin stand before ours.
-        match headers.get(X_CACHE).filter(|before| !before.is_empty()) {
-            _ if !is_told => put(headers, X_CACHE, None),
-            None => put(headers, X_CACHE, Some(HeaderValue::from_static(outcome.reason().x_cache()))),
-            Some(before) => {
-                let list = [before.as_bytes(), b", ", outcome.reason().x_cache().as_bytes()].concat();
-                let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).ok();
-                put(headers, X_CACHE, list);
-            }
+        let mut added = Added {
+            age,
+            word: is_told.then(|| HeaderValue::from_static(outcome.reason().x_cache())),
+            status: if is_told { cache_status(identifier, outcome, None) } else { None },
+            key: if is_told { key.and_then(Key::into_header_value) } else { None },
+        };
+        let unfilled = added.fill_places(headers);
+        for name in unfilled.into_iter().flatten() {
+            headers.remove(name);
         }
-        match (headers.get(CACHE_STATUS).is_some_and(|before| !before.is_empty()), status) {
-            (true, Some(member)) => drop(headers.append(CACHE_STATUS, member)),
-            (true, None) => {}
-            (false, member) => put(headers, CACHE_STATUS, member),
-        }
-        put(headers, X_CACHE_KEY, key);
+        added.append(headers);
     }
 }
 
-/// Fills a place, or takes it away.
-fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    match value {
-        Some(value) => drop(headers.insert(name, value)),
-        None => drop(headers.remove(name)),
+/// What is added to a response, until it is.
+struct Added {
+    age: Option<HeaderValue>,
+    word: Option<HeaderValue>,
+    status: Option<HeaderValue>,
+    key: Option<HeaderValue>,
+}
+
+impl Added {
+    /// Fills the places there are, in one pass, as looking each up by name costs more than all the rest; returns the
+    /// places that nothing belongs into.
+    fn fill_places(&mut self, headers: &mut HeaderMap) -> [Option<HeaderName>; 4] {
+        let mut unfilled = [const { None }; 4];
+        for (name, value) in headers.iter_mut().filter(|(_, value)| value.is_empty()) {
+            let Some(at) = ADDED.iter().position(|added| added == name) else { continue };
+            let filling = [&mut self.age, &mut self.word, &mut self.status, &mut self.key][at].take();
+            match filling {
+                Some(filling) => *value = filling,
+                None => unfilled[at] = Some(name.clone()),
+            }
+        }
+        unfilled
+    }
+
+    /// Adds what had no place. The word and the member of caches nearer to the origin stand before ours.
+    fn append(self, headers: &mut HeaderMap) {
+        if let Some(age) = self.age {
+            headers.insert(AGE, age);
+        }
+        if let Some(word) = self.word {
+            let list = headers.get(X_CACHE).map(|before| [before.as_bytes(), b", ", word.as_bytes()].concat());
+            let list = list.and_then(|list| HeaderValue::from_maybe_shared(Bytes::from(list)).ok());
+            headers.insert(X_CACHE, list.unwrap_or(word));
+        }
+        if let Some(status) = self.status {
+            headers.append(CACHE_STATUS, status);
+        }
+        if let Some(key) = self.key {
+            headers.insert(X_CACHE_KEY, key);
+        }
     }
 }
 

@@ -37,8 +37,8 @@ impl Intake {
         if !policy.methods.contains(&head.method) {
             return Self::Bypass(Reason::Method);
         }
-        let safe = matches!(head.method, Method::GET | Method::HEAD);
-        if safe && has_content(&head.headers) {
+        let told = Told::by(&head.headers);
+        if told.has_content && matches!(head.method, Method::GET | Method::HEAD) {
             return Self::Bypass(Reason::Skipped);
         }
         let client = if policy.honor_client_directives {
@@ -46,7 +46,8 @@ impl Intake {
         } else {
             RequestDirectives::default()
         };
-        let credentials = Credentials::of(&head.headers, policy);
+        let credentials =
+            if told.has_credentials { Credentials::of(&head.headers, policy) } else { Credentials::default() };
         Self::Lookup(Lookup { is_head: head.method == Method::HEAD, credentials, client, variant: None })
     }
 }
@@ -61,10 +62,25 @@ const PART_REQUESTS: [HeaderName; 6] = [
     header::IF_RANGE,
 ];
 
-/// Whether a request has content, which no key tells apart (the "fat GET").
-fn has_content(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING)
-        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
+/// What the names of a request's fields tell, read in one pass: every request pays for it.
+#[derive(Default)]
+struct Told {
+    /// There is content, which no key tells apart (the "fat GET").
+    has_content: bool,
+    /// There may be credentials.
+    has_credentials: bool,
+}
+
+impl Told {
+    fn by(headers: &HeaderMap) -> Self {
+        let mut told = Self::default();
+        for (name, value) in headers {
+            told.has_content |= *name == header::TRANSFER_ENCODING;
+            told.has_content |= *name == header::CONTENT_LENGTH && value.as_bytes() != b"0";
+            told.has_credentials |= *name == header::COOKIE || *name == header::AUTHORIZATION;
+        }
+        told
+    }
 }
 
 /// A request that a stored response may answer.
@@ -181,6 +197,19 @@ pub struct Hit {
     is_head: bool,
 }
 
+/// A stored response as it answers.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, with empty values in the places of those that are added.
+    pub headers: HeaderMap,
+    /// The value of `Age` (RFC 9111 section 5.1), which every answer has.
+    pub age: HeaderValue,
+    /// The body.
+    pub body: Bytes,
+}
+
 const ZERO: HeaderValue = HeaderValue::from_static("0");
 
 impl Hit {
@@ -189,22 +218,22 @@ impl Hit {
         self.response().map_or(0, |response| response.ttl(now))
     }
 
-    /// Status, headers with `Age` (RFC 9111 section 5.1) and places for the fields `added`, and body; HEAD gets no
-    /// body, and the length of GET's.
-    pub fn answer(self, added: &[HeaderName], now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
+    /// The answer; HEAD gets no body, and the length of GET's. The headers have places for the fields `added`.
+    pub fn answer(self, added: &[HeaderName], now: Timestamp) -> Answer {
         let is_head = self.is_head;
         let Some((status, age, mut headers, body)) = self.into_parts(added, now) else {
-            return (StatusCode::INTERNAL_SERVER_ERROR, HeaderMap::new(), Bytes::new());
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Answer { status, headers: HeaderMap::new(), age: ZERO, body: Bytes::new() };
         };
         let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        headers.insert(header::AGE, HeaderValue::from_str(decimal(age, &mut [0; 20])).unwrap_or(ZERO));
+        let age = HeaderValue::from_str(decimal(age, &mut [0; 20])).unwrap_or(ZERO);
         if !is_head {
-            return (status, headers, body);
+            return Answer { status, headers, age, body };
         }
         if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
-        (status, headers, Bytes::new())
+        Answer { status, headers, age, body: Bytes::new() }
     }
 
     /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.

@@ -130,7 +130,9 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
 
 /// What a hit answers.
 pub(crate) fn answer(hit: Hit, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
-    hit.answer(&[], now)
+    let mut answer = hit.answer(&[], now);
+    answer.headers.insert(http::header::AGE, answer.age);
+    (answer.status, answer.headers, answer.body)
 }
 
 /// The response that is to be stored.
