@@ -2,17 +2,16 @@
 //! keeps it up.
 
 use crate::{
-    client::{Client, Event, Link, Patience, Reply},
+    client::{self, Client, Event, Link, Patience, Reply},
     clock::Clock,
     fault::Fault,
     measures::Measures,
-    scripts::Script,
 };
 use bytes::Bytes;
 use larder::store::StoreError;
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -33,6 +32,11 @@ const FAILING_LIMIT: u64 = 1_500;
 const FORCED_SPACING: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to connect at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// The one script.
+const SCRIPT: &str = include_str!("store.lua");
+/// What Redis knows it by.
+static DIGEST: LazyLock<String> = LazyLock::new(|| client::digest(SCRIPT));
 
 /// A connection for one kind of traffic.
 #[derive(Debug)]
@@ -111,26 +115,27 @@ impl Lane {
         result
     }
 
-    /// Runs a script; its arguments begin with an echo, which is checked and taken off the reply.
-    pub(crate) async fn eval(
+    /// Runs an operation of the script, whose reply is checked to be the one to this call.
+    pub(crate) async fn run(
         &self,
         patience: Patience,
-        script: &Script,
+        operation: &'static str,
         keys: &[&str],
         arguments: &[Bytes],
     ) -> Result<Vec<Reply>, Fault> {
         let echo = Bytes::from(format!("{:032x}", fastrand::u128(..)));
-        let words = |name: &str| {
-            let mut words = Vec::with_capacity(3 + keys.len() + arguments.len());
-            words.push(Bytes::copy_from_slice(name.as_bytes()));
+        let words = |script: &'static str| {
+            let mut words = Vec::with_capacity(4 + keys.len() + arguments.len());
+            words.push(Bytes::from_static(script.as_bytes()));
             words.push(Bytes::from(keys.len().to_string()));
             words.extend(keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())));
             words.push(echo.clone());
+            words.push(Bytes::from_static(operation.as_bytes()));
             words.extend_from_slice(arguments);
             words
         };
-        let reply = match self.call(patience, "EVALSHA", Some(2), words(&script.digest)).await {
-            Err(fault) if fault.is("NOSCRIPT") => self.call(patience, "EVAL", Some(2), words(&script.text)).await?,
+        let reply = match self.call(patience, "EVALSHA", Some(2), words(&DIGEST)).await {
+            Err(fault) if fault.is("NOSCRIPT") => self.call(patience, "EVAL", Some(2), words(SCRIPT)).await?,
             reply => reply?,
         };
         let mut parts = reply.into_array().unwrap_or_default();

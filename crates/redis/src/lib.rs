@@ -66,7 +66,6 @@ mod config;
 mod fault;
 mod lane;
 mod measures;
-mod scripts;
 mod store;
 
 pub use config::{ConfigError, ConnectError, RedisConfig};

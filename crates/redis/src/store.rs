@@ -9,7 +9,6 @@ use crate::{
     fault::Fault,
     lane::Lane,
     measures::{Measures, Operation},
-    scripts::{CLAIM, FILL, PURGE, RELEASE, RENEW},
 };
 use bytes::{Bytes, BytesMut};
 use larder::{
@@ -39,6 +38,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(550);
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How much longer than their entry its chunks live, so that they outlast whoever has just read the manifest.
 const CHUNKS_OUTLIVE: u64 = 10_000;
+/// The memory that is set aside for an entry in chunks before any is read: the default limit of bodies, and a head.
+const USUAL: usize = (1 << 20) + (16 << 10);
 /// How many chunks of one entry are in flight at the same time.
 const ABREAST: u32 = 4;
 
@@ -197,10 +198,19 @@ impl Store for RedisStore {
     }
 
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
-        let (core, runtime, key) = (Arc::clone(&self.shared.core), self.shared.runtime.clone(), key.clone());
+        let (core, runtime) = (Arc::clone(&self.shared.core), self.shared.runtime.clone());
+        let (key, nonce) = (key.clone(), EntryId(fastrand::u128(..).to_be_bytes()));
         let offer = async move {
-            let claim = core.claim(key, seen).await?;
-            Ok(Offer { claim: Some(claim), core, runtime })
+            let mut offer = Offer { claim: None, core, runtime };
+            match offer.core.claim(&key, nonce, seen).await {
+                Ok(claim) => offer.claim = Some(claim),
+                Err(error) => {
+                    // The script may have been sent, and be run late: then its ticket is given back right after.
+                    offer.claim = Some(Claim::Granted(Ticket { key, nonce }));
+                    return Err(error);
+                }
+            }
+            Ok(offer)
         };
         let mut offer = self.detached(Operation::Claim, offer).await?;
         Ok(offer.claim.take().unwrap_or(Claim::Held))
@@ -362,8 +372,8 @@ impl Core {
                 return Ok(Err(unreadable));
             }
         };
-        // It grows with what is really there: the manifest's word is not enough to set memory aside.
-        let mut entry = BytesMut::new();
+        // Beyond the usual, it grows with what is really there: the manifest's word is not enough.
+        let mut entry = BytesMut::with_capacity(usize::try_from(manifest.length).unwrap_or(0).min(USUAL));
         for first in (0..manifest.chunks).step_by(ABREAST as usize) {
             let chunk = |ahead| self.chunk(name, &manifest, first.saturating_add(ahead));
             let (one, two, three, four) = tokio::join!(chunk(0), chunk(1), chunk(2), chunk(3));
@@ -396,21 +406,20 @@ impl Core {
         Ok(piece)
     }
 
-    async fn claim(&self, key: EntryKey, seen: Seen) -> Result<Claim, StoreError> {
-        let place = Place::of(&key);
-        let nonce = EntryId(fastrand::u128(..).to_be_bytes());
+    async fn claim(&self, key: &EntryKey, nonce: EntryId, seen: Seen) -> Result<Claim, StoreError> {
+        let place = Place::of(key);
         let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
         let mut seen = match seen {
             Seen::Absent => Bytes::new(),
             Seen::Entry(id) => Bytes::copy_from_slice(&id.0),
             Seen::Unreadable => UNREADABLE,
         };
-        let (keys, life) = ([place.name.as_str(), &place.tickets, &place.base], ticket_life());
+        let keys = [place.tickets.as_str(), &place.name, &place.base];
         loop {
-            let arguments = [place.field.clone(), seen, rule.clone(), nonce.to_string().into(), life.clone()];
-            let mut answer = self.data.eval(Patience::Read, &CLAIM, &keys, &arguments).await?.into_iter();
+            let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
+            let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
             match (word(answer.next())?.as_ref(), answer.next()) {
-                (b"granted", None) => return Ok(Claim::Granted(Ticket { key, nonce })),
+                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce })),
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
                 (b"found", Some(Reply::Bytes(bytes))) => {
@@ -431,8 +440,8 @@ impl Core {
     }
 
     async fn renew(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
-        let arguments = [place.field.clone(), nonce.to_string().into(), ticket_life()];
-        let answer = self.data.eval(Patience::Write, &RENEW, &[&place.tickets], &arguments).await?;
+        let arguments = [place.field.clone(), text(nonce), ticket_life()];
+        let answer = self.data.run(Patience::Write, "renew", &[&place.tickets], &arguments).await?;
         match word(answer.into_iter().next())?.as_ref() {
             b"renewed" => Ok(true),
             b"void" => Ok(false),
@@ -450,14 +459,13 @@ impl Core {
             Box::pin(self.cut(&name, &manifest, &entry, life.saturating_add(CHUNKS_OUTLIVE))).await?;
             entry = manifest.encode(&name);
         }
-        let nonce = ticket.nonce.to_string().into();
-        let mut keys = vec![name.as_str(), &place.tickets];
-        let mut arguments = vec![place.field, nonce, life.to_string().into(), entry];
+        let mut keys = vec![place.tickets.as_str(), &name];
+        let mut arguments = vec![place.field, text(ticket.nonce), text(life), entry];
         if let Some(rule) = &filling.rule {
             keys.push(&place.base);
             arguments.push(codec::encode(rule, &place.base));
         }
-        let answer = self.data.eval(Patience::Write, &FILL, &keys, &arguments).await?;
+        let answer = self.data.run(Patience::Write, "fill", &keys, &arguments).await?;
         match word(answer.into_iter().next())?.as_ref() {
             b"stored" => Ok(Filled::Stored),
             b"void" => Ok(Filled::Voided),
@@ -467,7 +475,7 @@ impl Core {
 
     /// Writes the chunks of an entry. They are nothing to anyone before their manifest is there.
     async fn cut(&self, name: &str, manifest: &Manifest, entry: &Bytes, life: u64) -> Result<(), Fault> {
-        let life = Bytes::from(life.to_string());
+        let life = text(life);
         let chunk = async |index: u32| {
             if index >= manifest.chunks {
                 return Ok(());
@@ -484,13 +492,13 @@ impl Core {
     }
 
     async fn release(&self, place: &Place, nonce: EntryId) -> Result<(), StoreError> {
-        let arguments = [place.field.clone(), nonce.to_string().into()];
-        self.data.eval(Patience::Write, &RELEASE, &[&place.tickets], &arguments).await?;
+        let arguments = [place.field.clone(), text(nonce)];
+        self.data.run(Patience::Write, "release", &[&place.tickets], &arguments).await?;
         Ok(())
     }
 
     async fn purge(&self, place: &Place) -> Result<Purged, StoreError> {
-        let answer = self.data.eval(Patience::Purge, &PURGE, &[&place.base, &place.tickets], &[]).await?;
+        let answer = self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[]).await?;
         match word(answer.into_iter().next())?.as_ref() {
             b"had" => Ok(Purged { resources: 1 }),
             b"none" => Ok(Purged { resources: 0 }),
@@ -519,7 +527,11 @@ impl Core {
 const UNREADABLE: Bytes = Bytes::from_static(b"*");
 
 fn ticket_life() -> Bytes {
-    Bytes::from(TICKET_LIFE.as_millis().to_string())
+    text(TICKET_LIFE.as_millis())
+}
+
+fn text(value: impl ToString) -> Bytes {
+    Bytes::from(value.to_string())
 }
 
 /// The word in which a script says what it did.

@@ -1,0 +1,91 @@
+-- What changes a resource, as one script, so that a server which knows one operation knows all.
+--
+-- ARGV[1] is given back, so that the reply is known to be this one's; ARGV[2] is the operation. All keys are in one
+-- slot. A ticket stands in the hash of its resource, in the field of its variant, as `<nonce>:<when it ends>`, in
+-- Redis' own milliseconds. Nothing here trusts that a key holds what larder put there: a key of another type reads as
+-- absent.
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The nonce of the ticket that is valid, if there is one.
+local function holder(tickets, field)
+  local ticket = redis.pcall('HGET', tickets, field)
+  if type(ticket) ~= 'string' then return false end
+  local ends = tonumber(string.sub(ticket, 34))
+  if not ends or ends <= now() then return false end
+  return string.sub(ticket, 1, 32)
+end
+
+local function place(tickets, field, nonce, life)
+  local ticket = nonce .. ':' .. string.format('%.0f', now() + life)
+  local placed = redis.pcall('HSET', tickets, field, ticket)
+  if type(placed) == 'table' then
+    if string.find(placed.err, 'WRONGTYPE', 1, true) then redis.call('UNLINK', tickets) end
+    redis.call('HSET', tickets, field, ticket)
+  end
+  redis.call('PEXPIRE', tickets, life)
+end
+
+-- The id of an entry, or of the manifest of one; it stands at the same place in both.
+local function id(key)
+  local bytes = redis.pcall('GETRANGE', key, 8, 23)
+  if type(bytes) == 'string' then return bytes end
+  return ''
+end
+
+local operations = {}
+
+-- Keys: tickets, entry, base. Arguments: field, nonce, life, what was seen (an id, nothing, or `*` for the unreadable),
+-- and the rule that a variant belongs to, or nothing.
+function operations.claim(tickets, entry, base)
+  local field, nonce, life, seen, rule = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  if rule ~= '' and id(base) ~= rule then return 'moved' end
+  if seen ~= '*' and id(entry) ~= seen then
+    local bytes = redis.pcall('GET', entry)
+    if type(bytes) == 'string' then return 'found', bytes end
+  end
+  local other = holder(tickets, field)
+  if other and other ~= nonce then return 'held' end
+  place(tickets, field, nonce, life)
+  return 'granted'
+end
+
+-- Keys: tickets. Arguments: field, nonce, life.
+function operations.renew(tickets)
+  if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
+  place(tickets, ARGV[3], ARGV[4], ARGV[5])
+  return 'renewed'
+end
+
+-- Keys: tickets. Arguments: field, nonce.
+function operations.release(tickets)
+  if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
+  redis.call('HDEL', tickets, ARGV[3])
+  return 'released'
+end
+
+-- Keys: tickets, entry, and base if there is a rule. Arguments: field, nonce, life, entry, rule.
+function operations.fill(tickets, entry, base)
+  local field, nonce, life, bytes, rule = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  if holder(tickets, field) ~= nonce then return 'void' end
+  -- First of all: Redis refuses a script for lack of memory only as long as it has written nothing.
+  redis.call('SET', entry, bytes, 'PX', life)
+  if base and (redis.pcall('GET', base) ~= rule or redis.call('PTTL', base) < tonumber(life)) then
+    redis.call('SET', base, rule, 'PX', life)
+  end
+  redis.call('HDEL', tickets, field)
+  return 'stored'
+end
+
+-- Keys: tickets, base. One hash holds the tickets of all variants, so every fill in flight is void.
+function operations.purge(tickets, base)
+  local had = redis.call('UNLINK', base)
+  redis.call('UNLINK', tickets)
+  if had == 1 then return 'had' end
+  return 'none'
+end
+
+return {ARGV[1], operations[ARGV[2]](KEYS[1], KEYS[2], KEYS[3])}
