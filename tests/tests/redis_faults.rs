@@ -11,7 +11,11 @@ use larder::{
 };
 use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics::{SharedString, Unit};
+use metrics_util::{
+    CompositeKey,
+    debugging::{DebugValue, DebuggingRecorder, Snapshotter},
+};
 use redis_entries::*;
 use std::{
     io,
@@ -251,7 +255,10 @@ async fn a_foreign_reply_never_reaches_anybody() {
         (right, refused) = (right + counts.0, refused + counts.1);
     }
     assert!(right > 500 && refused > 100, "{right} right, {refused} refused");
-    assert!(count(&metrics, "larder.redis.foreign_replies") > 0);
+    let measured = metrics.snapshot().into_vec();
+    assert!(count(&measured, "larder.redis.foreign_replies") > 0);
+    assert!(count(&measured, "larder.redis.errors") > 0);
+    assert!(count(&measured, "larder.redis.duration") > 1_000);
     assert!(proxy.connections() > before, "the connection was made anew");
     proxy.pass();
     until("replies are trusted again", async || body(&store, &key_of(1)).await == Ok(Some(text(1)))).await;
@@ -411,8 +418,14 @@ fn snapshotter() -> Snapshotter {
     installed.clone()
 }
 
-fn count(metrics: &Snapshotter, name: &str) -> u64 {
-    let snapshot = metrics.snapshot().into_vec();
-    let counters = snapshot.iter().filter(|(key, ..)| key.key().name() == name);
-    counters.map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 }).sum()
+type Measured = (CompositeKey, Option<Unit>, Option<SharedString>, DebugValue);
+
+/// The sum of the counters of this name, or how often its histograms were written to.
+fn count(measured: &[Measured], name: &str) -> u64 {
+    let values = measured.iter().filter(|(key, ..)| key.key().name() == name).map(|(.., value)| match value {
+        DebugValue::Counter(count) => *count,
+        DebugValue::Histogram(values) => values.len() as u64,
+        DebugValue::Gauge(_) => 0,
+    });
+    values.sum()
 }

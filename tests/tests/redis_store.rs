@@ -77,6 +77,17 @@ async fn it_speaks_resp3() {
 }
 
 #[tokio::test]
+async fn the_last_clone_takes_the_connections_with_it() {
+    let server = RedisServer::start();
+    let store = connect(&server.url()).await;
+    let clone = store.clone();
+    drop(store);
+    put(&clone, &key("a"), "x").await;
+    drop(clone);
+    until("they are closed", async || !server.cli(&["CLIENT", "LIST"]).contains("resp=3")).await;
+}
+
+#[tokio::test]
 async fn a_database_is_selected() {
     let server = RedisServer::start();
     let (zero, three) = (connect(&server.url()).await, connect(&format!("{}/3", server.url())).await);

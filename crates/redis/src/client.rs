@@ -86,7 +86,7 @@ impl Reply {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// It broke, or could not be made again.
-    Broken(String),
+    Broken(Fault),
     /// It was made again.
     Made,
     /// It is given up, and [`Client::connect`] must be called again.
@@ -182,8 +182,8 @@ impl Link {
         tokio::select! {
             biased;
             error = self.errors.recv() => match error {
-                Ok((error, _)) => Event::Broken(error.to_string()),
-                Err(broadcast::error::RecvError::Lagged(_)) => Event::Broken("too many errors at once".to_owned()),
+                Ok((error, _)) => Event::Broken(fault(error)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Event::Broken(Fault::Connection("too many errors at once".to_owned())),
                 Err(broadcast::error::RecvError::Closed) => Event::Ended,
             },
             reconnect = self.reconnects.recv() => match reconnect {

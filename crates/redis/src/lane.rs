@@ -171,27 +171,28 @@ impl Lane {
 
     /// Keeps the connection up for as long as the task lives; tells `first` what came of the first attempt.
     pub(crate) async fn keep_up(self: Arc<Self>, first: oneshot::Sender<Result<(), Fault>>) {
-        let mut first = Some(first);
+        let (mut first, mut told) = (Some(first), None);
         let mut pause = Pause::default();
         loop {
-            let outcome = match self.client.connect().await {
+            match self.client.connect().await {
                 Ok(link) => {
-                    pause = Pause::default();
+                    (pause, told) = (Pause::default(), None);
                     self.welcome().await;
                     if let Some(first) = first.take() {
                         let _ = first.send(Ok(()));
                     }
                     self.follow(link).await;
-                    Fault::Down
                 }
-                Err(fault) => fault,
-            };
-            if pause.is_first() && outcome != Fault::Down {
-                let (server, role) = (&self.server, self.role);
-                tracing::warn!(server, role, error = ?outcome, "cannot connect to Redis; trying on in the background");
-            }
-            if let Some(first) = first.take() {
-                let _ = first.send(Err(outcome));
+                Err(fault) => {
+                    if told.as_ref() != Some(&fault) {
+                        let (server, role) = (&self.server, self.role);
+                        tracing::warn!(server, role, ?fault, "cannot connect to Redis; trying on in the background");
+                        told = Some(fault.clone());
+                    }
+                    if let Some(first) = first.take() {
+                        let _ = first.send(Err(fault));
+                    }
+                }
             }
             sleep(pause.next()).await;
         }
@@ -203,13 +204,22 @@ impl Lane {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
         let mut forced: Option<Instant> = None;
-        let mut suspected = false;
+        let (mut suspected, mut told) = (false, false);
         loop {
             tokio::select! {
                 biased;
                 event = link.event() => match event {
-                    Event::Broken(why) => self.shut(&why),
-                    Event::Made => self.welcome().await,
+                    Event::Broken(fault) => {
+                        self.shut(&format!("{fault:?}"));
+                        if !told && ["NOAUTH", "WRONGPASS"].iter().any(|code| fault.is(code)) {
+                            told = true;
+                            tracing::error!(server = self.server, role = self.role, ?fault, "Redis refuses to sign in");
+                        }
+                    }
+                    Event::Made => {
+                        (suspected, told) = (false, false);
+                        self.welcome().await;
+                    }
                     Event::Ended => return self.shut("the client gave up"),
                 },
                 () = self.suspect.notified() => suspected = true,
@@ -224,9 +234,10 @@ impl Lane {
                 }
             }
             let since = self.failing_since.load(Ordering::Relaxed);
-            let failing = self.is_open() && since != 0 && self.elapsed().saturating_sub(since) > FAILING_LIMIT;
+            let failing = since != 0 && self.elapsed().saturating_sub(since) > FAILING_LIMIT;
             let spaced = forced.is_none_or(|forced| forced.elapsed() >= FORCED_SPACING);
-            if (failing || suspected) && spaced {
+            // While there is none, one is being made already.
+            if (failing || suspected) && spaced && self.is_open() {
                 tracing::warn!(
                     server = self.server,
                     role = self.role,
@@ -315,10 +326,6 @@ struct Pause {
 }
 
 impl Pause {
-    fn is_first(&self) -> bool {
-        self.attempts == 0
-    }
-
     fn next(&mut self) -> Duration {
         let jittered = Duration::from_millis(fastrand::u64(200..=500));
         let grown = jittered.saturating_mul(1 << self.attempts.min(4));
@@ -334,10 +341,8 @@ mod tests {
     #[test]
     fn the_pauses_grow_and_stay_jittered() {
         let mut pause = Pause::default();
-        assert!(pause.is_first());
         let first = pause.next();
         assert!(first >= Duration::from_millis(200) && first <= Duration::from_millis(500), "{first:?}");
-        assert!(!pause.is_first());
         let late: Vec<Duration> = (0..50).map(|_| pause.next()).skip(10).collect();
         assert!(late.iter().all(|pause| *pause <= LONGEST_PAUSE && *pause >= LONGEST_PAUSE / 2), "{late:?}");
         assert!(late.windows(2).any(|two| two[0] != two[1]), "{late:?}");

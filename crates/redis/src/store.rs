@@ -343,39 +343,35 @@ impl Core {
             }
             Err(fault) => return Err(fault),
         };
-        if Manifest::is_in(&bytes) {
-            // Boxed, as it is four times as large as the rest, and rare.
-            return Ok(match Box::pin(self.join(name, &bytes)).await? {
-                Ok(entry) => Found::Entry(Arc::new(entry), Copied::Far),
-                Err(unreadable) => Found::Unreadable(unreadable),
-            });
-        }
-        match codec::decode(bytes, name) {
-            Ok(entry) => Ok(Found::Entry(Arc::new(entry), Copied::Far)),
+        Ok(match self.read(name, bytes).await? {
+            Ok(entry) => Found::Entry(Arc::new(entry), Copied::Far),
             Err(unreadable) => {
                 if unreadable == Unreadable::OtherKey {
                     self.data.foreign();
                 }
-                Ok(Found::Unreadable(unreadable))
+                Found::Unreadable(unreadable)
             }
+        })
+    }
+
+    /// Reads the entry in what was found under `name`.
+    async fn read(&self, name: &str, bytes: Bytes) -> Result<Result<Entry, Unreadable>, Fault> {
+        if !Manifest::is_in(&bytes) {
+            return Ok(codec::decode(bytes, name));
+        }
+        match Manifest::decode(&bytes, name) {
+            // Boxed, as it is four times as large as the rest, and rare.
+            Ok(manifest) => Box::pin(self.join(name, &manifest)).await,
+            Err(unreadable) => Ok(Err(unreadable)),
         }
     }
 
-    /// Reads an entry that is in chunks.
-    async fn join(&self, name: &str, manifest: &[u8]) -> Result<Result<Entry, Unreadable>, Fault> {
-        let manifest = match Manifest::decode(manifest, name) {
-            Ok(manifest) => manifest,
-            Err(unreadable) => {
-                if unreadable == Unreadable::OtherKey {
-                    self.data.foreign();
-                }
-                return Ok(Err(unreadable));
-            }
-        };
+    /// Puts together an entry that is in chunks.
+    async fn join(&self, name: &str, manifest: &Manifest) -> Result<Result<Entry, Unreadable>, Fault> {
         // Beyond the usual, it grows with what is really there: the manifest's word is not enough.
         let mut entry = BytesMut::with_capacity(usize::try_from(manifest.length).unwrap_or(0).min(USUAL));
         for first in (0..manifest.chunks).step_by(ABREAST as usize) {
-            let chunk = |ahead| self.chunk(name, &manifest, first.saturating_add(ahead));
+            let chunk = |ahead| self.chunk(name, manifest, first.saturating_add(ahead));
             let (one, two, three, four) = tokio::join!(chunk(0), chunk(1), chunk(2), chunk(3));
             for piece in [one?, two?, three?, four?] {
                 match piece {
@@ -396,12 +392,14 @@ impl Core {
         let key = Bytes::from(manifest.chunk_name(name, index));
         let piece = match self.bulk.call(Patience::Read, "GET", Some(0), vec![key]).await {
             Ok(Reply::Bytes(bytes)) => manifest.piece(&bytes, index),
-            Ok(Reply::Nil) => Err(Unreadable::Truncated),
+            Ok(Reply::Nil) => return Ok(Err(Unreadable::Truncated)),
             Ok(_) | Err(Fault::Foreign) => Err(Unreadable::OtherKey),
             Err(fault) => return Err(fault),
         };
         if piece == Err(Unreadable::OtherKey) {
             self.bulk.foreign();
+            // The entry itself is this key's; what it lacks is a chunk.
+            return Ok(Err(Unreadable::Truncated));
         }
         Ok(piece)
     }
@@ -423,12 +421,7 @@ impl Core {
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
                 (b"found", Some(Reply::Bytes(bytes))) => {
-                    let entry = if Manifest::is_in(&bytes) {
-                        Box::pin(self.join(&place.name, &bytes)).await?
-                    } else {
-                        codec::decode(bytes, &place.name)
-                    };
-                    if let Ok(entry) = entry {
+                    if let Ok(entry) = self.read(&place.name, bytes).await? {
                         return Ok(Claim::Found(Arc::new(entry)));
                     }
                     // For that, the script grants a ticket or says who has it, so this is the last round.
