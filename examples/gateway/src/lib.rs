@@ -1,0 +1,60 @@
+//! The parts of the gateway; `main.rs` tells how it is run.
+
+mod fields;
+pub mod metrics;
+mod options;
+mod patience;
+mod proxy;
+pub mod serve;
+
+pub use options::{Options, Upstream};
+
+use http_body_util::Either;
+use larder::{Cache, CacheLayer, Ttl};
+use larder_redis::RedisStore;
+use proxy::Proxy;
+use std::convert::Infallible;
+use tokio::net::TcpListener;
+use tower::{Layer, ServiceExt, service_fn};
+
+/// An error of any kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Answers those who connect to `listener`, until `shutdown` is over and the last answers are given.
+///
+/// # Errors
+///
+/// When an option cannot work, or Redis does not let the gateway in. That Redis is away is no error.
+pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), BoxError> {
+    let proxy = Proxy::new(options.upstream.clone(), options.timeout());
+    let cached = layer(options).await?.layer(service_fn(move |request| {
+        let proxy = proxy.clone();
+        async move { Ok::<_, Infallible>(proxy.forward(request).await) }
+    }));
+    // What is no request to forward is answered before the cache is asked, which thus sees what the upstream sees.
+    let gateway = service_fn(move |request| {
+        let cached = cached.clone();
+        async move {
+            match proxy::admit(request) {
+                Ok(request) => cached.oneshot(request).await.map(|response| response.map(Either::Left)),
+                Err(refusal) => Ok(refusal.into_response().map(Either::Right)),
+            }
+        }
+    });
+    serve::until(shutdown, listener, gateway).await;
+    Ok(())
+}
+
+/// Without `--default-ttl` a response must state its lifetime to be stored: a proxy does not know what it carries.
+async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
+    let cache = match &options.redis {
+        Some(url) => Cache::builder().namespace("gateway").store(RedisStore::connect(url).await?).build()?,
+        None => Cache::in_memory(),
+    };
+    let layer = match options.default_ttl {
+        Some(seconds) => cache.layer().ttl(Ttl::secs(seconds)),
+        None => cache.layer().no_default_ttl(),
+    };
+    let layer = if options.honor_client_directives { layer.honor_client_directives() } else { layer };
+    Ok(layer.checked()?)
+}

@@ -1,0 +1,398 @@
+//! The gateway example between a client and an upstream that both speak plain text over sockets.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use clap::Parser;
+use http::{HeaderValue, Request, header::COOKIE};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use larder_tests::RedisServer;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that gives every request the same answer, and keeps what it was sent.
+struct Upstream {
+    address: SocketAddr,
+    received: watch::Receiver<String>,
+    go_on: Arc<Notify>,
+}
+
+impl Upstream {
+    async fn answering(answer: &'static str) -> Self {
+        Self::answering_in_parts([answer]).await
+    }
+
+    /// Waits before each part but the first until it is told to go on.
+    async fn answering_in_parts(parts: impl Into<Vec<&'static str>>) -> Self {
+        let parts = parts.into();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (received, go_on) = (watch::Sender::default(), Arc::new(Notify::new()));
+        let upstream = Self { address, received: received.subscribe(), go_on: go_on.clone() };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, received.clone(), parts.clone(), go_on.clone()));
+            }
+        });
+        upstream
+    }
+
+    fn received(&self) -> String {
+        self.received.borrow().clone()
+    }
+
+    fn requests(&self) -> usize {
+        self.received().matches(" HTTP/1.1\r\n").count()
+    }
+
+    async fn has_received(&self, text: &str) {
+        let mut received = self.received.clone();
+        let arrived = timeout(PATIENCE, received.wait_for(|received| received.contains(text))).await;
+        assert!(arrived.is_ok(), "the upstream never received {text:?}");
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    received: watch::Sender<String>,
+    parts: Vec<&str>,
+    go_on: Arc<Notify>,
+) -> std::io::Result<()> {
+    let (mut request, mut buffer) = (String::new(), [0; 4096]);
+    while !is_complete(&request) {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&buffer[..read]);
+        request.push_str(&text);
+        received.send_modify(|received| received.push_str(&text));
+    }
+    for (index, part) in parts.into_iter().enumerate() {
+        if index > 0 {
+            go_on.notified().await;
+        }
+        stream.write_all(part.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+fn is_complete(request: &str) -> bool {
+    let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+    let head = head.to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    match length {
+        Some(length) => body.len() >= length.parse().unwrap(),
+        None if head.contains("transfer-encoding: chunked") => {
+            body.ends_with("\r\n\r\n") && (body.starts_with("0\r\n") || body.contains("\r\n0\r\n"))
+        }
+        None => true,
+    }
+}
+
+struct Gateway {
+    address: SocketAddr,
+    shutdown: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
+}
+
+async fn gateway(upstream: SocketAddr, options: &[&str]) -> Gateway {
+    let upstream = format!("--upstream=http://{upstream}");
+    let options = gateway::Options::parse_from([&["gateway", &upstream], options].concat());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (shutdown, requested) = oneshot::channel::<()>();
+    let ended = tokio::spawn(async move {
+        let requested = async { drop(requested.await) };
+        gateway::run(&options, listener, requested).await.unwrap();
+    });
+    Gateway { address, shutdown, ended }
+}
+
+/// Sends a request as it stands, and reads until the gateway closes.
+async fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    rest(&mut stream).await
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut response = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut response)).await.expect("the gateway closes in time").unwrap();
+    String::from_utf8(response).unwrap()
+}
+
+async fn until(stream: &mut TcpStream, text: &str) -> String {
+    let (mut read, mut byte) = (String::new(), [0]);
+    while !read.contains(text) {
+        timeout(PATIENCE, stream.read_exact(&mut byte)).await.expect("the gateway answers in time").unwrap();
+        read.push(char::from(byte[0]));
+    }
+    read
+}
+
+const GET: &str = "GET /page HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_lifetime_makes_a_hit_and_without_one_the_default_decides() {
+    const LIVES: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nbody";
+    const SILENT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
+    const HEURISTIC: &str =
+        "HTTP/1.1 200 OK\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Length: 4\r\n\r\nbody";
+    for (answer, options, expected) in [
+        (LIVES, &[][..], "x-cache: HIT\r\n"),
+        (SILENT, &[], "x-cache: BYPASS\r\n"),
+        (HEURISTIC, &[], "x-cache: BYPASS\r\n"),
+        (SILENT, &["--default-ttl", "60"], "x-cache: HIT\r\n"),
+    ] {
+        let gateway = gateway(Upstream::answering(answer).await.address, options).await;
+        let first = ask(gateway.address, GET).await;
+        assert!(first.contains("x-cache: MISS\r\n") && first.ends_with("\r\n\r\nbody"), "{first}");
+        let second = ask(gateway.address, GET).await;
+        assert!(second.contains(expected) && second.ends_with("\r\n\r\nbody"), "{answer:?} {options:?}: {second}");
+    }
+}
+
+#[tokio::test]
+async fn client_directives_are_honoured_on_request() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n";
+    let reload = GET.replace("Connection", "Cache-Control: no-cache\r\nConnection");
+    for (options, requests) in [(&[][..], 1), (&["--honor-client-directives"], 2)] {
+        let upstream = Upstream::answering(ANSWER).await;
+        let gateway = gateway(upstream.address, options).await;
+        ask(gateway.address, GET).await;
+        ask(gateway.address, &reload).await;
+        assert_eq!(upstream.requests(), requests, "{options:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_share_a_redis() {
+    let redis = RedisServer::start();
+    let upstream =
+        Upstream::answering("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nbody").await;
+    let options = ["--redis", &redis.url()];
+    let (first, second) = (gateway(upstream.address, &options).await, gateway(upstream.address, &options).await);
+    ask(first.address, GET).await;
+    // The first client's last byte does not wait for the write to Redis.
+    let stored = async { while !ask(first.address, GET).await.contains("x-cache: HIT\r\n") {} };
+    timeout(PATIENCE, stored).await.expect("the response is stored");
+    let hit = ask(second.address, GET).await;
+    assert!(hit.contains("x-cache: HIT\r\n") && hit.ends_with("\r\n\r\nbody"), "{hit}");
+}
+
+#[tokio::test]
+async fn a_body_streams_through_and_the_method_stays() {
+    let upstream = Upstream::answering("HTTP/1.1 201 Quite Created\r\nContent-Length: 2\r\n\r\nok").await;
+    let gateway = gateway(upstream.address, &["--default-ttl=60"]).await;
+    for method in ["POST", "PATCH", "BREW", "GET"] {
+        let mut client = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!("{method} /a?b=%20c HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n");
+        client.write_all(format!("{head}Connection: close\r\n\r\n5\r\nfirst\r\n").as_bytes()).await.unwrap();
+        upstream.has_received(&format!("{method} /a?b=%20c HTTP/1.1\r\n")).await;
+        upstream.has_received("first").await;
+        client.write_all(b"6\r\nsecond\r\n0\r\n\r\n").await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 201 Quite Created\r\n"), "{answer}");
+        assert!(answer.contains("x-cache: BYPASS\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    }
+    assert_eq!(upstream.requests(), 4);
+    ask(gateway.address, "PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\nConnection: close\r\n\r\nput").await;
+    assert!(upstream.received().contains("Content-Length: 3\r\n"), "{}", upstream.received());
+    assert!(upstream.received().ends_with("\r\n\r\nput"), "{}", upstream.received());
+}
+
+#[tokio::test]
+async fn trailers_pass_in_both_directions() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: down\r\n\r\n",
+    )
+    .await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let answer = ask(
+        gateway.address,
+        "POST / HTTP/1.1\r\nHost: shop\r\nTE: trailers\r\nConnection: TE, close\r\nTrailer: X-Sum\r\n\
+         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: up\r\n\r\n",
+    )
+    .await;
+    let request = upstream.received().to_lowercase();
+    assert!(request.contains("te: trailers\r\n") && request.contains("connection: te\r\n"), "{request}");
+    assert!(request.contains("0\r\nx-sum: up\r\n\r\n"), "{request}");
+    assert!(answer.to_lowercase().contains("0\r\nx-sum: down\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn repeated_fields_stay_apart_and_in_order() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nX-List: 1\r\nSet-Cookie: b=2\r\nX-List: 2\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let answer =
+        ask(gateway.address, &GET.replace("Connection", "X-Twice: 1\r\nAccept: */*\r\nX-Twice: 2\r\nConnection")).await;
+    let values = |text: &str, name: &str| {
+        text.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&upstream.received(), "X-Twice: "), ["1", "2"]);
+    assert_eq!(values(&answer, "Set-Cookie: "), ["a=1", "b=2"]);
+    assert_eq!(values(&answer, "X-List: "), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_connection_goes_no_further() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 200 OK\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\n\
+         Proxy-Authenticate: Basic\r\nVia: 1.1 before\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let fields = "X-Mine: 1\r\nUpgrade: websocket\r\nProxy-Authorization: Basic YQ==\r\nX-Stays: 1\r\n";
+    let answer =
+        ask(gateway.address, &GET.replace("Connection: close", &format!("{fields}Connection: close, x-mine, upgrade")))
+            .await
+            .to_lowercase();
+    let request = upstream.received().to_lowercase();
+    for gone in ["x-mine", "upgrade", "proxy-auth", "keep-alive"] {
+        assert!(!request.contains(gone), "{request}");
+        assert!(!answer.contains(gone), "{answer}");
+    }
+    assert!(request.contains("x-stays: 1\r\n") && request.contains("via: 1.1 larder\r\n"), "{request}");
+    assert!(answer.contains("via: 1.1 before\r\nvia: 1.1 larder\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_target_wins_over_the_host() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n";
+    let upstream = Upstream::answering(ANSWER).await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let absolute = "GET http://target/page HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n";
+    ask(gateway.address, absolute).await;
+    let request = upstream.received().to_lowercase();
+    assert!(request.starts_with("get /page http/1.1\r\n") && request.contains("host: target\r\n"), "{request}");
+    assert!(!request.contains("other"), "{request}");
+    let same = ask(gateway.address, &GET.replace("shop", "target")).await;
+    assert!(same.contains("x-cache: HIT\r\n"), "{same}");
+    let another = ask(gateway.address, &GET.replace("shop", "other")).await;
+    assert!(another.contains("x-cache: MISS\r\n"), "{another}");
+    ask(gateway.address, "OPTIONS * HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").await;
+    assert!(upstream.received().contains("OPTIONS * HTTP/1.1\r\n"), "{}", upstream.received());
+}
+
+#[tokio::test]
+async fn what_cannot_be_forwarded_is_refused() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = gateway(upstream.address, &[]).await;
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n", "400 "),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "400 "),
+        ("CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\nConnection: close\r\n\r\n", "501 "),
+    ] {
+        let answer = ask(gateway.address, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+        assert!(answer.contains("content-type: text/plain"), "{answer}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_without_an_answer_is_502_each_time() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for upstream in [
+        dead,
+        Upstream::answering("what?\r\n\r\n").await.address,
+        Upstream::answering("").await.address,
+        Upstream::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nx").await.address,
+    ] {
+        let gateway = gateway(upstream, &["--default-ttl=60"]).await;
+        for _ in 0..2 {
+            let answer = ask(gateway.address, GET).await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert!(answer.contains("x-cache: MISS\r\n") && answer.contains("content-type: text/plain"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_too_long_is_504() {
+    let upstream = Upstream::answering_in_parts(["", "never"]).await;
+    let gateway = gateway(upstream.address, &["--timeout=1", "--default-ttl=60"]).await;
+    let answer = ask(gateway.address, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("content-type: text/plain"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_not_made_whole() {
+    let upstream =
+        Upstream::answering("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nhalf").await;
+    let gateway = gateway(upstream.address, &[]).await;
+    for requests in 1..=2 {
+        let answer = ask(gateway.address, GET).await;
+        assert!(answer.contains("content-length: 9\r\n") || answer.contains("Content-Length: 9\r\n"), "{answer}");
+        assert!(answer.ends_with("half"), "{answer}");
+        assert_eq!(upstream.requests(), requests);
+    }
+}
+
+#[tokio::test]
+async fn a_response_in_progress_ends_before_the_gateway_does() {
+    let upstream = Upstream::answering_in_parts(["HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "world"]).await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let mut idle = TcpStream::connect(gateway.address).await.unwrap();
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+    until(&mut client, "hello").await;
+    gateway.shutdown.send(()).unwrap();
+    // The idle connection is closed at once, and then nobody listens any more.
+    assert_eq!(rest(&mut idle).await, "");
+    assert!(TcpStream::connect(gateway.address).await.is_err());
+    assert!(!gateway.ended.is_finished());
+    upstream.go_on.notify_one();
+    assert_eq!(rest(&mut client).await, "world");
+    timeout(PATIENCE, gateway.ended).await.expect("the gateway ends").unwrap();
+}
+
+#[tokio::test]
+async fn http_2_with_prior_knowledge_becomes_http_1() {
+    let upstream = Upstream::answering("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody").await;
+    let gateway = gateway(upstream.address, &[]).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().uri("http://shop/page").body(Empty::<bytes::Bytes>::new()).unwrap();
+    for pair in ["a=1", "b=2"] {
+        request.headers_mut().append(COOKIE, HeaderValue::from_static(pair));
+    }
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["via"], "1.1 larder");
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "body");
+    let request = upstream.received();
+    assert!(request.starts_with("GET /page HTTP/1.1\r\n") && request.contains("host: shop\r\n"), "{request}");
+    assert!(request.contains("cookie: a=1; b=2\r\n") && request.contains("via: 2 larder\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn prometheus_reads_how_requests_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let page = listener.local_addr().unwrap();
+    tokio::spawn(gateway::metrics::serve(listener, gateway::metrics::install().unwrap()));
+    let upstream =
+        Upstream::answering("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = gateway(upstream.address, &[]).await;
+    for _ in 0..2 {
+        ask(gateway.address, GET).await;
+    }
+    let page = ask(page, "GET /metrics HTTP/1.1\r\nHost: metrics\r\nConnection: close\r\n\r\n").await;
+    let line = |start: &str, label: &str| {
+        page.lines().any(|line| line.starts_with(start) && line.contains(label) && !line.ends_with(" 0"))
+    };
+    assert!(line("larder_requests_total{", "result=\"hit\""), "{page}");
+    assert!(line("larder_requests_total{", "result=\"miss\""), "{page}");
+    assert!(line("larder_fetch_duration", "le=\"+Inf\""), "{page}");
+}
