@@ -14,7 +14,7 @@ async fn start(redis_url: Option<&str>) -> (SocketAddr, String) {
     let cache = quickstart::cache(redis_url).await.unwrap();
     let listener = quickstart::listen("127.0.0.1", Some(0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let printed = quickstart::greeting(address, redis_url.is_some()).to_string();
+    let printed = quickstart::greeting(address, redis_url.is_some());
     let host = format!("http://{address}/");
     let path = printed.split_once(&host).unwrap().1.split_whitespace().next().unwrap();
     tokio::spawn(axum::serve(listener, quickstart::app(&cache).unwrap()).into_future());

@@ -47,13 +47,15 @@ pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future
 
 /// Without `--default-ttl` a response must state its lifetime to be stored: a proxy does not know what it carries.
 async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
+    let cache = Cache::builder().namespace("gateway");
     let cache = match &options.redis {
-        Some(url) => Cache::builder().namespace("gateway").store(RedisStore::connect(url).await?).build()?,
-        None => Cache::in_memory(),
+        Some(url) => cache.store(RedisStore::connect(url).await?),
+        None => cache,
     };
+    let layer = cache.build()?.layer();
     let layer = match options.default_ttl {
-        Some(seconds) => cache.layer().ttl(Ttl::secs(seconds)),
-        None => cache.layer().no_default_ttl(),
+        Some(seconds) => layer.ttl(Ttl::secs(seconds)),
+        None => layer.no_default_ttl(),
     };
     let layer = if options.honor_client_directives { layer.honor_client_directives() } else { layer };
     Ok(layer.checked()?)

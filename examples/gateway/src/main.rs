@@ -8,6 +8,7 @@
 
 use clap::Parser;
 use gateway::{BoxError, Options, metrics, serve};
+use std::io::{IsTerminal, stderr};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> Result<(), BoxError> {
     let options = Options::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     // From here on SIGTERM ends the gateway in an orderly way.
     let termination = serve::termination()?;
     if let Some(address) = &options.metrics {

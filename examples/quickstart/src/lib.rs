@@ -11,7 +11,6 @@ use larder_axum::{AxumRouting, CacheHandle, RouterExt};
 use larder_redis::RedisStore;
 use std::{
     error::Error,
-    fmt::Display,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
@@ -106,7 +105,7 @@ pub async fn listen(host: &str, port: Option<u16>) -> io::Result<TcpListener> {
 }
 
 /// Where the app is, what it stores in, and what to try.
-pub fn greeting(address: SocketAddr, uses_redis: bool) -> impl Display {
+pub fn greeting(address: SocketAddr, uses_redis: bool) -> String {
     let port = address.port();
     let address = if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, port).into() } else { address };
     let store = if uses_redis { "Redis (REDIS_URL)" } else { "memory; set REDIS_URL to use Redis" };

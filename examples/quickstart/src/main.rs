@@ -7,14 +7,18 @@
 //!
 //! `HOST` is the address to listen on: 127.0.0.1 unless set.
 
-use std::{env, error::Error, io::stderr};
+use std::{
+    env,
+    error::Error,
+    io::{IsTerminal, stderr},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,larder=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
     let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
