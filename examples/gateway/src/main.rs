@@ -8,13 +8,25 @@
 
 use clap::Parser;
 use gateway::{BoxError, Options, metrics, serve};
-use std::io::{IsTerminal, stderr};
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
-    let options = Options::parse();
+async fn main() -> ExitCode {
+    match run(&Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<(), BoxError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     // From here on SIGTERM ends the gateway in an orderly way.
@@ -27,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
     let listener = bind(&options.listen).await?;
     let store = if options.redis.is_some() { "Redis" } else { "this process's memory" };
     println!("gateway: http://{} before {}, storing in {store}", listener.local_addr()?, options.upstream);
-    gateway::run(&options, listener, termination).await
+    gateway::run(options, listener, termination).await
 }
 
 async fn bind(address: &str) -> Result<TcpListener, BoxError> {

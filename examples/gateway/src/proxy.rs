@@ -59,7 +59,9 @@ pub(crate) fn admit<B: Body>(request: Request<B>) -> Result<Request<B>, Refusal>
         head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     settle_host(&mut head)?;
-    join_cookies(&mut head.headers);
+    if head.version == Version::HTTP_2 {
+        join_cookies(&mut head.headers);
+    }
     Ok(Request::from_parts(head, body))
 }
 
