@@ -30,25 +30,31 @@ fn body() -> Bytes {
 }
 
 async fn handler() -> impl IntoResponse {
-    let headers = [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=60")];
+    let headers = [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=3600")];
     (headers, body())
 }
 
-fn router() -> Router {
+/// The app that is cached.
+pub fn router() -> Router {
     Router::new().route("/items/{page}", get(handler))
 }
 
 /// Requests for one page, as a client behind a plain HTTP/1.1 connection sends them.
 pub fn requests() -> Vec<Request<Body>> {
-    let one = || Request::builder().uri("/items/7?size=35").header("host", "shop.example").body(Body::empty());
-    (0..CALLS).map(|_| one().expect("a request")).collect()
+    (0..CALLS).map(|_| request()).collect()
+}
+
+/// One of them.
+pub fn request() -> Request<Body> {
+    let request = Request::builder().uri("/items/7?size=35").header("host", "shop.example").body(Body::empty());
+    request.expect("a request")
 }
 
 /// What any cache in memory has to do: look up, clone the headers, make a response.
 fn floor() -> impl FnMut(Vec<Request<Body>>) {
     let mut headers = HeaderMap::new();
     for (name, value) in
-        [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=60")]
+        [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=3600")]
     {
         headers.insert(name, HeaderValue::from_static(value));
     }

@@ -1,19 +1,28 @@
 //! How long a hit, a miss and a Redis hit take, as ratios taken in one run on one machine.
 
+use larder::Cache;
 use larder_bench::{
     hit::{self, CALLS},
+    miss,
+    redis::Sides,
     table::{median, ratio},
 };
 use std::{process::ExitCode, time::Instant};
+use tokio::runtime::Runtime;
 
 const ROUNDS: usize = 31;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("hit") => hits(),
+        Some("redis") => redis(),
+        Some("redis-hits") => redis_hits(),
+        Some("miss") => misses(),
         Some("instructions") => instructions(),
         _ => {
-            eprintln!("usage: larder-bench hit | instructions CASE TIMES; `cargo xtask bench` runs them all");
+            eprintln!(
+                "usage: larder-bench hit | redis | redis-hits | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
+            );
             return ExitCode::FAILURE;
         }
     }
@@ -37,6 +46,57 @@ fn hits() {
         let (floor, bare) = (ratio(taken, &times[0]), ratio(taken, &times[1]));
         println!("| {name} | {:.0} | {floor:.2} | {bare:.2} |", median(taken.clone()));
     }
+}
+
+/// Through the layer : the bare client, reading the same bytes from the same server.
+fn redis() {
+    const CALLS: usize = 40_000;
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let sides = Sides::start().await.expect("a Redis with a page in it");
+        println!("| a hit in Redis, 1 KiB | bare GET, k/s | hit, k/s | hit : bare GET |");
+        println!("|---|---:|---:|---:|");
+        for tasks in [1, 64, 256] {
+            let (mut raw, mut cached) = (Vec::new(), Vec::new());
+            for _ in 0..11 {
+                raw.push(sides.raw(tasks, CALLS).await);
+                cached.push(sides.cached(tasks, CALLS).await);
+            }
+            let (a, b) = (median(raw.clone()) / 1e3, median(cached.clone()) / 1e3);
+            println!("| {tasks} at a time | {a:.1} | {b:.1} | {:.2} |", ratio(&cached, &raw));
+        }
+    });
+}
+
+/// Only hits in Redis, 64 at a time, for a profiler.
+fn redis_hits() {
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let sides = Sides::start().await.expect("a Redis with a page in it");
+        println!("{:.0} hits a second", sides.cached(64, 400_000).await);
+    });
+}
+
+/// 1 MiB through the layer for the first time : without a layer.
+fn misses() {
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let cache = Cache::in_memory();
+        let mut times = [const { Vec::new() }; 4];
+        for page in 0..400 {
+            let bare = miss::bare(page).await;
+            let stored = miss::stored(&cache, page).await;
+            for (times, time) in times.iter_mut().zip([bare.0, stored.0, bare.1, stored.1]) {
+                times.push(time.as_nanos() as f64 / 1e3);
+            }
+        }
+        println!("| a miss, 1 MiB streamed in 64 pieces | no layer, µs | stored, µs | stored : no layer |");
+        println!("|---|---:|---:|---:|");
+        for (name, bare, stored) in [("first byte", 0, 1), ("last byte", 2, 3)] {
+            let (a, b) = (median(times[bare].clone()), median(times[stored].clone()));
+            println!("| {name} | {a:.0} | {b:.0} | {:.2} |", ratio(&times[stored], &times[bare]));
+        }
+    });
 }
 
 /// Runs the case named second as often as the third argument says: for an instruction counter, or a profiler. `none`

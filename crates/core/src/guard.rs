@@ -67,12 +67,13 @@ impl<S: Store> Guard<S> {
         }
         let began = Instant::now();
         let result = timeout(deadline, operation).await.unwrap_or(Err(StoreError::Timeout));
+        let ended = Instant::now();
         let call = match &result {
             Err(error) if counts(side, error) => Call::Failed,
-            _ if began.elapsed() > deadline / 2 => Call::Slow,
+            _ if ended - began > deadline / 2 => Call::Slow,
             _ => Call::Well,
         };
-        if breaker.note(call) {
+        if breaker.note(call, ended) {
             let why = result.as_ref().err().map_or_else(|| "too slow".to_owned(), ToString::to_string);
             tracing::warn!(breaker = side.name(), why, "the store is failing: answering without it");
             self.keep_probing(side);

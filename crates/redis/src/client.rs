@@ -163,8 +163,9 @@ impl Client {
         let slot = key.map_or(ClusterHash::Random, ClusterHash::Offset);
         // fred's own conversions would look through every body for whether it is UTF-8.
         let arguments: Vec<Value> = arguments.into_iter().map(Value::Bytes).collect();
-        let frame = client.custom_raw(CustomCommand::new_static(command, slot, false), arguments).await;
-        frame.map_err(fault).and_then(reply)
+        // fred's futures are of seven kilobytes: on the heap, they are not copied at every level above.
+        let frame = Box::pin(client.custom_raw(CustomCommand::new_static(command, slot, false), arguments));
+        frame.await.map_err(fault).and_then(reply)
     }
 }
 
