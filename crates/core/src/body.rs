@@ -160,10 +160,5 @@ impl<E: fmt::Display> fmt::Display for BodyError<E> {
     }
 }
 
-impl<E: std::error::Error + 'static> std::error::Error for BodyError<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Inner(error) => error.source(),
-        }
-    }
-}
+/// For whatever can be shown, boxed errors among them, which are no errors themselves.
+impl<E: fmt::Debug + fmt::Display> std::error::Error for BodyError<E> {}

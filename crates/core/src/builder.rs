@@ -146,7 +146,11 @@ impl CacheBuilder {
             namespace,
             routing: self.routing,
             identifier: self.identifier,
-            settings: Settings { store_budget: self.store_budget, lock_wait: self.lock_wait },
+            settings: Settings {
+                store_budget: self.store_budget,
+                read_deadline: self.deadlines.read,
+                lock_wait: self.lock_wait,
+            },
             flights: Arc::new(Flights::new()),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
         })

@@ -4,11 +4,13 @@ use crate::{
     CacheBuilder, CacheLayer,
     background::Outlives,
     body::CacheBody,
+    budget::Budget,
     fill::{Fill, UNCACHEABLE_FOR, release_after},
     flights::{Flights, Follow, Joined, Lead, Release, Waited},
     headers,
     layer::Rules,
     lease::Lease,
+    nested::{Around, Decided},
     observe::{Observer, RouteMemo, RouteMetrics},
     routing::Routing,
     service::CacheFuture,
@@ -23,13 +25,11 @@ use larder_semantics::{
 };
 use quick_cache::sync::Cache as Bounded;
 use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
+    future::poll_fn,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tower_service::Service;
 
 /// A cache: one store, and what all the layers over it share.
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
 pub(crate) struct Settings {
     /// For the store, in all.
     pub(crate) store_budget: Duration,
+    /// For one answer of the store, which keeps to that by itself.
+    pub(crate) read_deadline: Duration,
     /// For another request's fetch, in all.
     pub(crate) lock_wait: Duration,
 }
@@ -126,7 +128,7 @@ impl Cache {
     }
 
     /// Whether two handles are the same cache.
-    fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
@@ -273,8 +275,8 @@ impl Visit {
 
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
     async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
-        let Settings { store_budget, lock_wait } = self.cache.shared.settings;
-        let (mut budget, mut patience) = (Budget(store_budget), Budget(lock_wait));
+        let Settings { store_budget, read_deadline, lock_wait } = self.cache.shared.settings;
+        let (mut budget, mut patience) = (Budget::new(store_budget, read_deadline), lock_wait);
         let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
         if self.cache.is_uncacheable(&key) {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
@@ -382,7 +384,7 @@ impl Visit {
         key: &EntryKey,
         seen: Seen,
         budget: &mut Budget,
-        patience: &mut Budget,
+        patience: &mut Duration,
     ) -> Joining {
         let mut lead = None;
         if forward.may_collapse() {
@@ -406,10 +408,10 @@ impl Visit {
 }
 
 impl Follow<Filling> {
-    async fn into_joining(self, patience: &mut Budget) -> Joining {
+    async fn into_joining(self, patience: &mut Duration) -> Joining {
         let began = Instant::now();
-        let waited = self.wait(patience.0).await;
-        patience.0 = patience.0.saturating_sub(began.elapsed());
+        let waited = self.wait(*patience).await;
+        *patience = patience.saturating_sub(began.elapsed());
         match waited {
             Waited::Landed(fetched) => Joining::Brought(fetched, Reason::Collapsed),
             Waited::Released(Release::Compete) => Joining::Again,
@@ -522,57 +524,6 @@ impl Visit {
         if self.is_nested {
             extensions.insert(Decided(self.cache.clone()));
         }
-    }
-}
-
-/// Marks a request that a layer forwards, so that a layer of the same cache further in decides in its place.
-#[derive(Clone)]
-struct Around {
-    cache: Cache,
-    grant: Arc<Mutex<Option<Box<Grant>>>>,
-}
-
-/// Marks a response on which a layer has decided.
-#[derive(Clone)]
-struct Decided(Cache);
-
-impl Around {
-    /// Marks `request`, and lays `grant` where a layer further in can take it over.
-    fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Box<Grant>>) -> (Request<Q>, Self) {
-        let around = Self { cache: cache.clone(), grant: Arc::new(Mutex::new(grant)) };
-        request.extensions_mut().insert(around.clone());
-        (request, around)
-    }
-
-    fn take(cache: &Cache, head: &mut Parts) -> Option<Self> {
-        head.extensions.get::<Self>().is_some_and(|around| around.cache.is(cache)).then(|| head.extensions.remove())?
-    }
-
-    fn into_grant(self) -> Option<Box<Grant>> {
-        self.grant.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Time that a request may still spend on waiting.
-struct Budget(Duration);
-
-impl Budget {
-    /// Waits for an operation of the store; reading no clock when it is done at once.
-    async fn spend<T>(&mut self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let mut operation = pin!(operation);
-        let at_once = poll_fn(|context| {
-            Poll::Ready(match operation.as_mut().poll(context) {
-                Poll::Ready(done) => Some(done),
-                Poll::Pending => None,
-            })
-        });
-        if let Some(done) = at_once.await {
-            return done;
-        }
-        let began = Instant::now();
-        let result = timeout(self.0, operation).await.unwrap_or(Err(StoreError::Timeout));
-        self.0 = self.0.saturating_sub(began.elapsed());
-        result
     }
 }
 

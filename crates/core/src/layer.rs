@@ -81,10 +81,10 @@ impl CacheLayer {
         self.set(|rules| (rules.policy.lifetime, rules.tier) = (Some(ttl.lifetime()), ttl.name()))
     }
 
-    /// Stores only responses that state a lifetime themselves.
+    /// Stores only responses that state a lifetime themselves; their tier is `stated`.
     #[must_use]
     pub fn no_default_ttl(self) -> Self {
-        self.set(|rules| rules.policy.lifetime = None)
+        self.set(|rules| (rules.policy.lifetime, rules.tier) = (None, "stated"))
     }
 
     /// The lifetime of every response that may be stored, whatever lifetime it states.
@@ -125,6 +125,13 @@ impl CacheLayer {
     #[must_use]
     pub fn key_fn(self, key: impl Fn(&Parts) -> Key + Send + Sync + 'static) -> Self {
         self.set(|rules| rules.key = KeyRule::Function(Arc::new(key)))
+    }
+
+    /// The metric label `route` of requests for which no framework tells their route. Default: the key's text if it was
+    /// given, else `unknown`. Every distinct label costs memory: name routes, not paths.
+    #[must_use]
+    pub fn route(self, label: &str) -> Self {
+        self.set(|rules| rules.route = label.to_owned())
     }
 
     /// Adds a tag to every response that this layer stores: at most 64 of up to 256 bytes with the handler's.

@@ -3,6 +3,7 @@
 mod background;
 mod body;
 mod breaker;
+mod budget;
 mod builder;
 pub mod codec;
 mod engine;
@@ -13,6 +14,7 @@ pub mod headers;
 mod layer;
 mod lease;
 mod memory;
+mod nested;
 mod observe;
 mod routing;
 mod service;
@@ -34,6 +36,7 @@ pub use larder_semantics::{
 };
 pub use layer::{CacheLayer, ConfigError};
 pub use memory::MemoryStore;
+pub use observe::describe_metrics;
 pub use routing::Routing;
 pub use service::{CacheFuture, CacheService};
 pub use store::{Purge, Purged, Store, StoreError};

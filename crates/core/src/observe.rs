@@ -11,12 +11,27 @@
 //! Handles are made at the first use of each combination; a hit only counts.
 
 use larder_semantics::{Reason, Refusal};
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
+
+/// Tells the recorder what larder's metrics mean, for exporters that show it. To be called once, after the recorder was
+/// installed; without it the metrics are the same.
+pub fn describe_metrics() {
+    describe_counter!("larder.requests", "Requests by how they were answered, and why.");
+    describe_histogram!("larder.fetch.duration", Unit::Seconds, "How long the origin took to its response's head.");
+    describe_counter!("larder.store", "Responses that were stored, or not, and why.");
+    describe_gauge!("larder.breaker.state", "Circuit breaker of the store: 0 closed, 1 half-open, 2 open.");
+    describe_counter!("larder.breaker.transitions", "How often the circuit breaker came into a state.");
+    describe_histogram!("larder.redis.duration", Unit::Seconds, "How long operations on Redis took.");
+    describe_counter!("larder.redis.errors", "Operations on Redis that failed, by class.");
+    describe_counter!("larder.redis.foreign_replies", "Replies of Redis that belonged to another command.");
+}
 
 /// The most routes that are told apart in labels; those beyond count as `other`.
 const MOST_ROUTES: usize = 500;

@@ -99,6 +99,12 @@ impl From<&str> for Key {
     }
 }
 
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
 /// Why no key could be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

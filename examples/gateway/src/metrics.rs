@@ -22,7 +22,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 ///
 /// When something else collects it already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new().with_recommended_naming(true).set_buckets(&BOUNDS)?.install_recorder()
+    let handle = PrometheusBuilder::new().with_recommended_naming(true).set_buckets(&BOUNDS)?.install_recorder()?;
+    larder::describe_metrics();
+    Ok(handle)
 }
 
 /// Answers `GET /metrics`, as long as the process lives.
