@@ -15,3 +15,8 @@ pub use program::Flavor;
 pub use proxy::FaultProxy;
 pub use replies::ReplyScanner;
 pub use server::{RedisServer, RedisServerBuilder};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

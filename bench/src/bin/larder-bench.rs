@@ -16,12 +16,12 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("hit") => hits(),
         Some("redis") => redis(),
-        Some("redis-hits") => redis_hits(),
+        Some("redis-side") => redis_side(),
         Some("miss") => misses(),
         Some("instructions") => instructions(),
         _ => {
             eprintln!(
-                "usage: larder-bench hit | redis | redis-hits | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
+                "usage: larder-bench hit | redis | redis-side raw|cached CALLS | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
             );
             return ExitCode::FAILURE;
         }
@@ -68,12 +68,17 @@ fn redis() {
     });
 }
 
-/// Only hits in Redis, 64 at a time, for a profiler.
-fn redis_hits() {
+/// Only one side of a hit in Redis (`raw` or `cached`), 64 at a time, as often as the third argument says: for a
+/// profiler, or an instruction counter.
+fn redis_side() {
+    let mut arguments = std::env::args().skip(2);
+    let is_raw = arguments.next().as_deref() == Some("raw");
+    let calls = arguments.next().and_then(|calls| calls.parse().ok()).unwrap_or(400_000);
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let sides = Sides::start().await.expect("a Redis with a page in it");
-        println!("{:.0} hits a second", sides.cached(64, 400_000).await);
+        let rate = if is_raw { sides.raw(64, calls).await } else { sides.cached(64, calls).await };
+        println!("{rate:.0} a second");
     });
 }
 
