@@ -73,7 +73,7 @@ impl std::fmt::Display for Step {
 }
 
 /// The cargo that started this program, so that a toolchain chosen with `+` holds for every step.
-fn cargo() -> OsString {
+pub(crate) fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

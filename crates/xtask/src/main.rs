@@ -9,6 +9,8 @@ use std::{
 use clap::{Parser, Subcommand};
 
 mod check;
+mod measure;
+mod peers;
 mod servers;
 
 /// Any failure of a command; its text is all that the user is shown.
@@ -28,12 +30,21 @@ enum Command {
     Test,
     /// Find or install the servers that the tests start, and print their paths for a shell.
     Servers,
+    /// Ask the same of larder and of other caches for tower, print the table, and write it to tests/peers/README.md.
+    Peers,
+    /// Measure hits, misses and Redis hits as ratios, print the tables, and write them to bench/README.md.
+    Bench,
+    /// Break a real Redis under load in every way, print what it cost, and write it to tests/README.md.
+    Faults,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => check::run(&root()),
         Command::Servers => servers::print(&root()),
+        Command::Peers => peers::run(&root()),
+        Command::Bench => measure::bench(&root()),
+        Command::Faults => measure::faults(&root()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,94 @@
+//! What larder costs, and what faults cost: programs of their own, built for release, whose tables are printed and kept.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::{Result, check::cargo, servers};
+
+/// How many requests a case of `larder-bench instructions` answers each time.
+const CALLS: u64 = 20_000;
+
+/// Runs every measurement, prints the tables, and writes them to bench/README.md.
+pub(crate) fn bench(root: &Path) -> Result<()> {
+    build(root)?;
+    let mut page = String::from(
+        "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
+         figures are that\nmachine's; compare ratios.\n",
+    );
+    let tables: [(&str, &[&str]); 4] = [
+        ("larder-bench", &["hit"]),
+        ("larder-allocations", &[]),
+        ("larder-bench", &["redis"]),
+        ("larder-bench", &["miss"]),
+    ];
+    for (program, arguments) in tables {
+        let table = output(root, program, arguments)?;
+        print!("\n{table}");
+        write!(page, "\n{table}")?;
+    }
+    let table = instructions(root)?;
+    print!("\n{table}");
+    write!(page, "\n{table}")?;
+    fs::write(root.join("bench/README.md"), page)?;
+    Ok(())
+}
+
+/// Breaks a real Redis in every way there is while clients go on, and writes what it cost to tests/README.md.
+pub(crate) fn faults(root: &Path) -> Result<()> {
+    build(root)?;
+    let table = output(root, "larder-faults", &["--write", "tests/README.md"])?;
+    print!("{table}");
+    Ok(())
+}
+
+fn build(root: &Path) -> Result<()> {
+    let built = Command::new(cargo()).args(["build", "--release", "-p", "larder-bench"]).current_dir(root).status()?;
+    if built.success() { Ok(()) } else { Err("larder-bench was not built".into()) }
+}
+
+fn output(root: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+    let servers = servers::bring(root)?;
+    let output = Command::new(root.join("target/release").join(program))
+        .args(arguments)
+        .current_dir(root)
+        .envs(servers.variables())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("{program} did not start: {error}"))?;
+    let table = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        return Err(format!("{program} {} failed ({})\n{table}", arguments.join(" "), output.status).into());
+    }
+    Ok(table)
+}
+
+/// Instructions for each hit, counted by callgrind: what making the requests takes is counted by itself, and taken off.
+fn instructions(root: &Path) -> Result<String> {
+    let cases = ["floor: lookup, header clone, response", "bare router", "layer around the router"];
+    let requests = each(root, "none")?;
+    let mut table = String::from("| a hit in memory, 1 KiB | instructions (callgrind) |\n|---|---:|\n");
+    for case in cases {
+        writeln!(table, "| {case} | {} |", each(root, case)?.saturating_sub(requests))?;
+    }
+    Ok(table)
+}
+
+fn each(root: &Path, case: &str) -> Result<u64> {
+    Ok((counted(root, case, "3")?.saturating_sub(counted(root, case, "1")?)) / (2 * CALLS))
+}
+
+fn counted(root: &Path, case: &str, times: &str) -> Result<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(root.join("target/release/larder-bench"))
+        .args(["instructions", case, times])
+        .output()
+        .map_err(|error| format!("valgrind did not start ({error}): install the package valgrind"))?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let count = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+    count.ok_or_else(|| format!("valgrind told no count:\n{told}").into())
+}

@@ -1,0 +1,29 @@
+//! The table of larder and other caches: made by a crate of its own, printed, and kept beside it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use crate::{Result, check::cargo, servers};
+
+/// Builds and runs the peers' crate, whose output is the table.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    let servers = servers::bring(root)?;
+    let folder = root.join("tests/peers");
+    let output = Command::new(cargo())
+        .args(["run", "--release"])
+        .current_dir(&folder)
+        .envs(servers.variables())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo did not start: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("the peers' crate failed ({})", output.status).into());
+    }
+    let table = String::from_utf8(output.stdout)?;
+    print!("{table}");
+    fs::write(folder.join("README.md"), table)?;
+    Ok(())
+}
