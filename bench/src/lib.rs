@@ -1,5 +1,6 @@
 //! What is measured; the programs in `src/bin` measure it.
 
+pub mod faults;
 pub mod hit;
 pub mod miss;
 pub mod redis;
