@@ -1,4 +1,4 @@
-//! [larder](larder) for axum: keys from path parameters, labels from matched paths, and handlers that speak back.
+//! [larder] for axum: keys from path parameters, labels from matched paths, and handlers that speak back.
 //!
 //! ```
 //! use axum::{Router, extract::Path, routing::get};

@@ -27,6 +27,9 @@ const MOST_RESERVED: u64 = 64 << 10;
 impl Fill {
     /// Begins a copy of the answer to a request that was forwarded at `asked_at`.
     pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Box<Self> {
+        if let Some(lead) = &grant.lead {
+            lead.arriving();
+        }
         let reserved = admission.announced().unwrap_or_default().min(MOST_RESERVED);
         let copy = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
         Box::new(Self { cache, admission, grant, copy, asked_at })

@@ -9,7 +9,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+/// How long a follower waits for the rest of what has begun to come: an endless body must not hold it up.
+pub(crate) const ARRIVAL: Duration = Duration::from_millis(250);
 
 /// The fetches in progress, by resource and by what of the resource is fetched.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ type Shard<R, P, T> = HashMap<R, Vec<(P, Arc<watch::Sender<State<T>>>)>>;
 #[derive(Debug, Clone)]
 enum State<T> {
     Aloft,
+    /// What comes has begun to come.
+    Arriving,
     Landed(T),
     Released(Release),
 }
@@ -58,7 +66,7 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             let receiver = state.subscribe();
             let landed = match &*receiver.borrow() {
                 State::Landed(brought) => Some(brought.clone()),
-                State::Aloft | State::Released(_) => None,
+                State::Aloft | State::Arriving | State::Released(_) => None,
             };
             return landed.map_or(Joined::Follow(Follow { receiver }), Joined::Landed);
         }
@@ -90,6 +98,11 @@ pub(crate) struct Lead<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> {
 }
 
 impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
+    /// Tells the followers that what they wait for has begun to come: they wait [`ARRIVAL`] for the rest of it.
+    pub(crate) fn arriving(&self) {
+        self.state.send_replace(State::Arriving);
+    }
+
     /// Gives the followers what was fetched, and those who come until this is dropped.
     pub(crate) fn land(&self, brought: T) {
         self.state.send_replace(State::Landed(brought));
@@ -112,7 +125,7 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Drop for Lead<R, P, T
         }
         drop(shard);
         self.state.send_if_modified(|state| {
-            let aloft = matches!(state, State::Aloft);
+            let aloft = matches!(state, State::Aloft | State::Arriving);
             if aloft {
                 *state = State::Released(Release::Compete);
             }
@@ -138,14 +151,21 @@ pub(crate) enum Waited<T> {
 impl<T: Clone> Follow<T> {
     /// Waits for the leader, `limit` at most. Dropping the wait leaves nothing behind.
     pub(crate) async fn wait(mut self, limit: Duration) -> Waited<T> {
-        let arrived = self.receiver.wait_for(|state| !matches!(state, State::Aloft));
-        match tokio::time::timeout(limit, arrived).await {
+        let deadline = Instant::now() + limit;
+        let begun = self.receiver.wait_for(|state| !matches!(state, State::Aloft));
+        let deadline = match timeout_at(deadline, begun).await {
+            Err(_) => return Waited::TimedOut,
+            Ok(Err(_)) => return Waited::Released(Release::Compete),
+            Ok(Ok(_)) => deadline.min(Instant::now() + ARRIVAL),
+        };
+        let ended = self.receiver.wait_for(|state| matches!(state, State::Landed(_) | State::Released(_)));
+        match timeout_at(deadline, ended).await {
             Err(_) => Waited::TimedOut,
             Ok(Err(_)) => Waited::Released(Release::Compete),
             Ok(Ok(state)) => match &*state {
                 State::Landed(brought) => Waited::Landed(brought.clone()),
                 State::Released(release) => Waited::Released(*release),
-                State::Aloft => Waited::Released(Release::Compete),
+                State::Aloft | State::Arriving => Waited::Released(Release::Compete),
             },
         }
     }
@@ -209,6 +229,21 @@ mod tests {
         let waiting = follow(&flights);
         new.land(2);
         assert!(matches!(waiting.wait(LIMIT).await, Waited::Landed(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_begun_to_come_is_waited_for_a_moment_only() {
+        let flights = Arc::new(Test::new());
+        let leader = lead(&flights);
+        let (early, began) = (tokio::spawn(follow(&flights).wait(LIMIT)), Instant::now());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        leader.arriving();
+        assert!(matches!(early.await, Ok(Waited::TimedOut)));
+        assert!(began.elapsed() <= Duration::from_secs(1) + 2 * ARRIVAL, "{:?}", began.elapsed());
+        let late = tokio::spawn(follow(&flights).wait(LIMIT));
+        tokio::task::yield_now().await;
+        leader.land(3);
+        assert!(matches!(late.await, Ok(Waited::Landed(3))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -198,7 +198,7 @@ pub enum Refusal {
     MalformedDirective,
     /// Part of a representation, or an answer to a range or a conditional request.
     Partial,
-    /// The body is larger than the layer stores.
+    /// The body is larger than the layer stores, or a stream of events, which has no end.
     TooLarge,
     /// The body ended with an error, or nobody was left to read it in time.
     Aborted,

@@ -8,7 +8,7 @@ use crate::{
     reason::Refusal,
     stored::Basis,
 };
-use http::{HeaderMap, HeaderName, StatusCode, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use std::time::Duration;
 
 /// What a request carries that makes its response personal.
@@ -123,10 +123,20 @@ fn refused_outright(
         (directives.private, Refusal::Private),
         (directives.no_cache, Refusal::NoCache),
         (headers.contains_key(header::SET_COOKIE), Refusal::SetCookie),
+        (is_event_stream(headers), Refusal::TooLarge),
         (announced == ContentLength::Contradictory, Refusal::LengthMismatch),
         (matches!(announced, ContentLength::Bytes(length) if length > policy.max_body), Refusal::TooLarge),
     ];
     refusals.into_iter().find_map(|(refused, refusal)| refused.then_some(refusal))
+}
+
+/// Whether the body is a stream of events, which has no end.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const MEDIA_TYPE: &[u8] = b"text/event-stream";
+    let of = |value: &HeaderValue| {
+        value.as_bytes().get(..MEDIA_TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(MEDIA_TYPE))
+    };
+    headers.get(header::CONTENT_TYPE).is_some_and(of)
 }
 
 /// The statuses whose caching is understood (RFC 9111 section 5.2.2.3): those of RFC 9110 that ask nothing special.
@@ -168,7 +178,6 @@ impl ContentLength {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn lengths_that_contradict_each_other_are_not_believed() {
