@@ -7,7 +7,6 @@
 use crate::stored::EntryId;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request};
 use std::{
-    borrow::Cow,
     fmt::{self, Write},
     sync::Arc,
 };
@@ -55,7 +54,7 @@ impl Key {
         key.push_str("route:");
         push_part(&mut key, method);
         key.push(':');
-        push_part(&mut key, &authority);
+        push_authority(&mut key, authority)?;
         key.push(':');
         push_part(&mut key, path);
         if let Some(query) = query {
@@ -396,26 +395,29 @@ impl Vary {
     }
 }
 
-/// The authority a request is for, in lower case; empty when it names none.
-fn authority(head: &request::Parts) -> Result<Cow<'_, str>, KeyError> {
-    let text = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => {
-            let mut hosts = head.headers.get_all(header::HOST).iter();
-            let host = hosts.next().map_or(Ok(""), HeaderValue::to_str).map_err(|_| KeyError::Host)?;
-            if hosts.next().is_some() {
-                return Err(KeyError::Host);
-            }
-            host.trim()
-        }
-    };
-    if text.contains('@') {
+/// The authority a request is for, as it was written; empty when it names none.
+fn authority(head: &request::Parts) -> Result<&str, KeyError> {
+    if let Some(authority) = head.uri.authority() {
+        return Ok(authority.as_str());
+    }
+    let Some(host) = head.headers.get(header::HOST) else { return Ok("") };
+    if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(KeyError::Host);
     }
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Ok(Cow::Owned(text.to_ascii_lowercase()));
+    host.to_str().map(str::trim).map_err(|_| KeyError::Host)
+}
+
+/// Appends an authority in lower case; a user beside the host makes it none that is cached.
+fn push_authority(key: &mut String, authority: &str) -> Result<(), KeyError> {
+    if authority.bytes().all(|byte| PLAIN[usize::from(byte)] && byte != b'@' && !byte.is_ascii_uppercase()) {
+        key.push_str(authority);
+        return Ok(());
     }
-    Ok(Cow::Borrowed(text))
+    if authority.contains('@') {
+        return Err(KeyError::Host);
+    }
+    push_part(key, &authority.to_ascii_lowercase());
+    Ok(())
 }
 
 /// Appends a part of a request, which mostly holds nothing to encode.
