@@ -500,9 +500,10 @@ impl Redis {
         match self.fault {
             Fault::Reset => self.proxy.reset(),
             Fault::Type => {
+                // In one step, as an entry may come between two.
+                let replace = "redis.call('DEL', KEYS[1]) redis.call('LPUSH', KEYS[1], 'an element')";
                 for name in names() {
-                    self.call(&["DEL", &name])?;
-                    self.call(&["LPUSH", &name, "an element"])?;
+                    self.call(&["EVAL", replace, "1", &name])?;
                 }
             }
             Fault::Garbage => {
