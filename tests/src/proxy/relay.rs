@@ -156,7 +156,10 @@ async fn take(mut from: impl AsyncRead + Unpin, way: mpsc::Sender<Parcel>, mut d
 async fn give(mut to: impl AsyncWrite + Unpin, mut arriving: mpsc::Receiver<Parcel>, truncated: bool, line: &Line) {
     let mut given = Given::default();
     while let Some(Parcel { due, bytes }) = arriving.recv().await {
-        sleep_until(due).await;
+        // A timer that is due already still takes a millisecond.
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let network = *line.network.borrow();
@@ -179,7 +182,9 @@ async fn give(mut to: impl AsyncWrite + Unpin, mut arriving: mpsc::Receiver<Parc
                 return;
             }
             rest = later;
-            sleep(share.pause).await;
+            if !share.pause.is_zero() {
+                sleep(share.pause).await;
+            }
         }
     }
 }
