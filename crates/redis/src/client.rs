@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fred::{
     clients::WithOptions,
     error::{Error, ErrorKind},
-    interfaces::{ClientLike, EventInterface, Resp3Frame},
+    interfaces::{ClientLike, EventInterface, KeysInterface, Resp3Frame},
     types::{
         Builder, ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value,
         config::{
@@ -144,6 +144,19 @@ impl Client {
     pub(crate) async fn reconnect(&self) {
         // It fails when the connection is given up, which `Event::Ended` tells.
         let _ = self.checks.force_reconnection().await;
+    }
+
+    /// Reads a key.
+    ///
+    /// Not as a command of our own: fred writes those to the socket one by one, which halves what a connection carries.
+    pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
+        match Box::pin(self.reads.get::<Value, _>(key)).await.map_err(fault)? {
+            Value::Null => Ok(Reply::Nil),
+            Value::Bytes(bytes) => Ok(Reply::Bytes(bytes)),
+            Value::String(text) => Ok(Reply::Bytes(text.into_inner())),
+            // A key holds nothing else.
+            _ => Err(Fault::Foreign),
+        }
     }
 
     /// Sends a command whose key, if it has one, is the argument at `key`.

@@ -99,6 +99,16 @@ impl Lane {
         self.made.subscribe()
     }
 
+    /// Reads a key, unless there is no connection.
+    pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
+        if !self.is_open() {
+            return Err(Fault::Down);
+        }
+        let result = self.client.get(key).await;
+        self.note(&result);
+        result
+    }
+
     /// Sends a command, unless there is no connection.
     pub(crate) async fn call(
         &self,

@@ -333,7 +333,7 @@ impl Drop for Offer {
 impl Core {
     async fn get(&self, name: &str) -> Result<Found, Fault> {
         let key = Bytes::copy_from_slice(name.as_bytes());
-        let bytes = match self.data.call(Patience::Read, "GET", Some(0), vec![key]).await {
+        let bytes = match self.data.get(key).await {
             Ok(Reply::Bytes(bytes)) => bytes,
             Ok(Reply::Nil) => return Ok(Found::Absent),
             Err(fault) if fault.is("WRONGTYPE") => return Ok(Found::Unreadable(Unreadable::Foreign)),
@@ -390,7 +390,7 @@ impl Core {
             return Ok(Ok(Bytes::new()));
         }
         let key = Bytes::from(manifest.chunk_name(name, index));
-        let piece = match self.bulk.call(Patience::Read, "GET", Some(0), vec![key]).await {
+        let piece = match self.bulk.get(key).await {
             Ok(Reply::Bytes(bytes)) => manifest.piece(&bytes, index),
             Ok(Reply::Nil) => return Ok(Err(Unreadable::Truncated)),
             Ok(_) | Err(Fault::Foreign) => Err(Unreadable::OtherKey),
@@ -507,7 +507,7 @@ impl Core {
         }
         if let Some(key) = key {
             let key = Bytes::copy_from_slice(key.as_bytes());
-            match self.data.call(Patience::Read, "GET", Some(0), vec![key]).await {
+            match self.data.get(key).await {
                 Err(fault) if !fault.is("WRONGTYPE") => return Err(fault),
                 _ => {}
             }
