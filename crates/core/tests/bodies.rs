@@ -1,0 +1,245 @@
+//! Bodies on their way through the layer: never delayed, never changed, stored only when whole.
+#![cfg(feature = "testing")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use larder::{
+    Cache, CacheBody, CacheLayer, MemoryStore,
+    testing::{Fault, Faulty},
+};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tower::{Layer, Service, ServiceExt};
+
+type Piece = Result<Frame<Bytes>, &'static str>;
+
+/// Frames from a channel; the sender's end is the body's end.
+struct Pieces(mpsc::UnboundedReceiver<Piece>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Answers each call with the pieces that `script` sends, in a task of its own.
+#[derive(Clone)]
+struct Origin {
+    calls: Arc<AtomicUsize>,
+    headers: Vec<(&'static str, &'static str)>,
+    script: fn(mpsc::UnboundedSender<Piece>) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Origin {
+    fn new(script: fn(mpsc::UnboundedSender<Piece>) -> Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+        Self { calls: Arc::default(), headers: Vec::new(), script }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl Service<Request<()>> for Origin {
+    type Response = Response<Pieces>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        let origin = self.clone();
+        Box::pin(async move {
+            origin.calls.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tokio::spawn((origin.script)(sender));
+            let mut response = Response::new(Pieces(receiver));
+            for (name, value) in origin.headers {
+                response.headers_mut().append(name, HeaderValue::from_static(value));
+            }
+            Ok(response)
+        })
+    }
+}
+
+fn data(text: &'static str) -> Piece {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+async fn open(layer: &CacheLayer, origin: &Origin) -> Response<CacheBody<Pieces>> {
+    let request = Request::builder().uri("/page").body(()).unwrap();
+    layer.layer(origin.clone()).oneshot(request).await.unwrap()
+}
+
+/// X-Cache, and the body as far as it came.
+async fn get(layer: &CacheLayer, origin: &Origin) -> (String, String) {
+    let response = open(layer, origin).await;
+    let x_cache = response.headers()["x-cache"].to_str().unwrap().to_owned();
+    let (mut body, mut text) = (response.into_body(), String::new());
+    while let Some(Ok(frame)) = body.frame().await {
+        text.extend(frame.data_ref().map(|data| String::from_utf8_lossy(data).into_owned()));
+    }
+    (x_cache, text)
+}
+
+fn words(x_cache: &str, text: &str) -> (String, String) {
+    (x_cache.to_owned(), text.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_piece_is_passed_on_before_the_second_is_there() {
+    let origin = Origin::new(|sender| {
+        Box::pin(async move {
+            sender.send(data("one")).unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            sender.send(data("two")).unwrap();
+        })
+    });
+    let layer = Cache::in_memory().layer();
+    let began = Instant::now();
+    let mut body = open(&layer, &origin).await.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().data_ref().unwrap(), "one");
+    assert!(began.elapsed() < Duration::from_millis(150), "{:?}", began.elapsed());
+    assert_eq!(body.frame().await.unwrap().unwrap().data_ref().unwrap(), "two");
+    assert!(body.frame().await.is_none());
+    assert_eq!(get(&layer, &origin).await, words("HIT", "onetwo"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_aborted_has_trailers_or_another_length_is_not_stored() {
+    let aborted = Origin::new(|sender| {
+        Box::pin(async move {
+            for piece in [data("one"), Err("gone")] {
+                sender.send(piece).unwrap();
+            }
+        })
+    });
+    let trailers = Origin::new(|sender| {
+        Box::pin(async move {
+            let mut fields = HeaderMap::new();
+            fields.insert("x-sum", HeaderValue::from_static("1"));
+            for piece in [data("one"), Ok(Frame::trailers(fields))] {
+                sender.send(piece).unwrap();
+            }
+        })
+    });
+    let short = Origin {
+        headers: vec![("content-length", "5")],
+        ..Origin::new(|sender| Box::pin(async move { sender.send(data("one")).unwrap() }))
+    };
+    for origin in [aborted, trailers, short] {
+        let layer = Cache::in_memory().layer();
+        assert_eq!(get(&layer, &origin).await.1, "one");
+        assert_eq!(get(&layer, &origin).await.1, "one");
+        assert_eq!(origin.calls(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_up_to_the_limit_are_stored_and_larger_ones_stream_through() {
+    for (limit, stored) in [(6, true), (5, false), (0, false)] {
+        let origin = Origin::new(|sender| {
+            Box::pin(async move {
+                for piece in [data("one"), data("two")] {
+                    sender.send(piece).unwrap();
+                }
+            })
+        });
+        let layer = Cache::in_memory().layer().max_body(limit);
+        assert_eq!(get(&layer, &origin).await, words("MISS", "onetwo"));
+        assert_eq!(get(&layer, &origin).await.1, "onetwo");
+        assert_eq!(origin.calls(), if stored { 1 } else { 2 }, "{limit}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_does_not_waste_the_origins_work() {
+    let origin = Origin::new(|sender| {
+        Box::pin(async move {
+            for piece in [data("one"), data("two")] {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                // Who reads may be gone.
+                let _ = sender.send(piece);
+            }
+        })
+    });
+    for leaves_after in [50, 120, 250] {
+        let layer = Cache::in_memory().layer();
+        let before = origin.calls();
+        let visit = async {
+            let mut body = open(&layer, &origin).await.into_body();
+            while body.frame().await.is_some() {}
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(leaves_after), visit).await.is_err());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(get(&layer, &origin).await, words("HIT", "onetwo"), "left after {leaves_after} ms");
+        assert_eq!(origin.calls(), before + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_body_is_let_go_a_while_after_its_client() {
+    static ALIVE: AtomicUsize = AtomicUsize::new(0);
+    let origin = Origin::new(|sender| {
+        Box::pin(async move {
+            ALIVE.fetch_add(1, Ordering::SeqCst);
+            while sender.send(data("tick")).is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ALIVE.fetch_sub(1, Ordering::SeqCst);
+        })
+    });
+    let layer = Cache::in_memory().layer();
+    let mut body = open(&layer, &origin).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_never_waits_for_the_write() {
+    let store = Faulty::new(MemoryStore::default());
+    let cache = Cache::builder().store(store.clone()).build().unwrap();
+    let layer = cache.layer();
+    let origin = Origin::new(|sender| Box::pin(async move { sender.send(data("one")).unwrap() }));
+    let response = open(&layer, &origin).await;
+    store.set(Fault::Hangs);
+    let began = Instant::now();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "one");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_is_answered_from_a_stored_get_and_never_stored_itself() {
+    let origin = Origin::new(|sender| Box::pin(async move { sender.send(data("one")).unwrap() }));
+    let layer = Cache::in_memory().layer();
+    let head = async || {
+        let request = Request::builder().method(Method::HEAD).uri("/page").body(()).unwrap();
+        let response = layer.layer(origin.clone()).oneshot(request).await.unwrap();
+        let x_cache = response.headers()["x-cache"].to_str().unwrap().to_owned();
+        (x_cache, response.headers().get("content-length").cloned())
+    };
+    assert_eq!(head().await.0, "MISS");
+    assert_eq!(get(&layer, &origin).await, words("MISS", "one"));
+    assert_eq!(head().await, ("HIT".to_owned(), Some(HeaderValue::from_static("3"))));
+    assert_eq!(get(&layer, &origin).await, words("HIT", "one"));
+}

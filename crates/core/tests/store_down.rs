@@ -1,0 +1,125 @@
+//! A store that fails: the budget, the circuit breaker, and what requests see of it.
+#![cfg(feature = "testing")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use larder::{
+    Cache, CacheLayer, MemoryStore, StoreError,
+    testing::{Fault, Faulty},
+};
+use std::{convert::Infallible, time::Duration};
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt, service_fn};
+
+const BUDGET: Duration = Duration::from_millis(100);
+
+fn cached() -> (Faulty<MemoryStore>, CacheLayer) {
+    let store = Faulty::new(MemoryStore::default());
+    let cache = Cache::builder().store(store.clone()).build().unwrap();
+    (store, cache.layer())
+}
+
+/// X-Cache, the detail in Cache-Status, and how long it took.
+async fn get(layer: &CacheLayer, path: &str) -> (String, String, Duration) {
+    let origin = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
+    });
+    let began = Instant::now();
+    let request = Request::builder().uri(path).body(()).unwrap();
+    let (head, body) = layer.layer(origin).oneshot(request).await.unwrap().into_parts();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "page");
+    let text = |name: &str| head.headers[name].to_str().unwrap().to_owned();
+    let detail = text("cache-status").rsplit("detail=").next().unwrap().to_owned();
+    (text("x-cache"), detail, began.elapsed())
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable("closed".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_store_costs_is_bounded_until_the_breaker_opens_and_none_after() {
+    for fault in [Fault::Fails(unavailable()), Fault::Hangs, Fault::Dawdles(Duration::from_millis(80))] {
+        let (store, layer) = cached();
+        assert_eq!(get(&layer, "/a").await.0, "MISS");
+        assert_eq!(get(&layer, "/a").await.0, "HIT");
+        store.set(fault.clone());
+        let mut asked = 0;
+        loop {
+            let (x_cache, detail, took) = get(&layer, "/a").await;
+            assert!(took <= BUDGET, "{fault:?}: {took:?}");
+            if (x_cache.as_str(), detail.as_str()) == ("BYPASS", "breaker-open") {
+                break assert_eq!(took, Duration::ZERO);
+            }
+            asked += 1;
+            assert!(asked <= 20, "{fault:?}: it never opens");
+        }
+        if matches!(fault, Fault::Fails(_)) {
+            assert_eq!(asked, 5);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_asked_again_when_a_probe_succeeds_and_at_once_when_it_reconnects() {
+    let (store, layer) = cached();
+    get(&layer, "/a").await;
+    for reconnects in [false, true] {
+        store.set(Fault::Fails(unavailable()));
+        while get(&layer, "/a").await.1 != "breaker-open" {}
+        let operations = store.operations();
+        // A dead store is left alone, but for the probes.
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(get(&layer, "/a").await.1, "breaker-open");
+        }
+        assert_eq!(store.operations(), operations);
+        store.set(Fault::None);
+        let began = Instant::now();
+        if reconnects {
+            store.reconnect();
+        }
+        while get(&layer, "/a").await.0 != "HIT" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let limit = Duration::from_millis(if reconnects { 20 } else { 3_100 });
+        assert!(began.elapsed() <= limit, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_memory_left_still_answers() {
+    let (store, layer) = cached();
+    get(&layer, "/a").await;
+    store.set(Fault::RefusesWrites(StoreError::OutOfMemory("OOM".to_owned())));
+    for n in 0..20 {
+        assert_eq!(get(&layer, &format!("/new/{n}")).await.0, "MISS");
+        assert_eq!(get(&layer, "/a").await.0, "HIT");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_only_busy_is_asked_again() {
+    let (store, layer) = cached();
+    get(&layer, "/a").await;
+    store.set(Fault::Fails(StoreError::Busy));
+    for _ in 0..50 {
+        assert_eq!(get(&layer, "/a").await.1, "store-busy");
+    }
+    store.set(Fault::None);
+    assert_eq!(get(&layer, "/a").await.0, "HIT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_their_clients_give_up_do_not_open_the_breaker() {
+    let (store, layer) = cached();
+    get(&layer, "/a").await;
+    store.set(Fault::Dawdles(Duration::from_millis(40)));
+    for _ in 0..50 {
+        assert!(tokio::time::timeout(Duration::from_millis(10), get(&layer, "/a")).await.is_err());
+    }
+    store.set(Fault::None);
+    assert_eq!(get(&layer, "/a").await.0, "HIT");
+}
