@@ -37,16 +37,19 @@ impl http_body::Body for Pieces {
     }
 }
 
+/// Sends the pieces of one body.
+type Script = fn(mpsc::UnboundedSender<Piece>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Answers each call with the pieces that `script` sends, in a task of its own.
 #[derive(Clone)]
 struct Origin {
     calls: Arc<AtomicUsize>,
     headers: Vec<(&'static str, &'static str)>,
-    script: fn(mpsc::UnboundedSender<Piece>) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    script: Script,
 }
 
 impl Origin {
-    fn new(script: fn(mpsc::UnboundedSender<Piece>) -> Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+    fn new(script: Script) -> Self {
         Self { calls: Arc::default(), headers: Vec::new(), script }
     }
 
