@@ -92,11 +92,14 @@ impl Added {
     /// places that nothing belongs into.
     fn fill_places(&mut self, headers: &mut HeaderMap) -> [Option<HeaderName>; 4] {
         let mut unfilled = [const { None }; 4];
+        let mut filled = [false; 4];
         for (name, value) in headers.iter_mut().filter(|(_, value)| value.is_empty()) {
             let Some(at) = ADDED.iter().position(|added| added == name) else { continue };
             let filling = [&mut self.age, &mut self.word, &mut self.status, &mut self.key][at].take();
             match filling {
-                Some(filling) => *value = filling,
+                Some(filling) => (*value, filled[at]) = (filling, true),
+                // An origin may send a field of this name more than once, and empty.
+                None if filled[at] => {}
                 None => unfilled[at] = Some(name.clone()),
             }
         }
@@ -125,4 +128,24 @@ impl Added {
 /// Compares in a time that tells only the lengths.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_semantics::{Reason, Storing};
+
+    #[test]
+    fn empty_fields_of_the_same_names_do_not_take_ours_with_them() {
+        let outcome = Outcome::Forwarded { reason: Reason::Never, status: 200, storing: Storing::Untried };
+        for lines in [&[""][..], &["", ""], &["", "HIT"], &["HIT", ""]] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_CACHE, HeaderValue::from_static(line));
+            }
+            DebugHeaders::Status.write(&mut headers, "larder", outcome, None, None);
+            let told = headers.get_all(X_CACHE).iter().any(|value| value.as_bytes().ends_with(b"MISS"));
+            assert!(told, "{lines:?}: {headers:?}");
+        }
+    }
 }
