@@ -25,6 +25,9 @@ pub const WIRE_VERSION: u8 = 1;
 /// Where the id of an entry stands among its bytes.
 pub const ID_RANGE: std::ops::Range<usize> = 8..24;
 
+/// Room for the fields that a delivery adds.
+const DELIVERY_FIELDS: usize = 4;
+
 const RESPONSE: u8 = 1;
 const VARIANTS: u8 = 2;
 
@@ -137,7 +140,7 @@ impl Reader {
             .map(|_| Ok(std::str::from_utf8(self.text()?).map_err(|_| Unreadable::Corrupt)?.to_owned()))
             .collect::<Result<_, _>>()?;
         let count = self.count()?;
-        let mut headers = HeaderMap::with_capacity(count + 4);
+        let mut headers = HeaderMap::try_with_capacity(count + DELIVERY_FIELDS).map_err(|_| Unreadable::Corrupt)?;
         for _ in 0..count {
             let name = HeaderName::from_bytes(self.text()?).map_err(|_| Unreadable::Corrupt)?;
             let value = HeaderValue::from_maybe_shared(self.slice()?).map_err(|_| Unreadable::Corrupt)?;
@@ -286,6 +289,23 @@ mod tests {
         assert_eq!(decode([&whole[..], b"more"].concat().into(), "k"), Err(Unreadable::Corrupt));
         assert_eq!(decode([&encode(&rule(), "k")[..], b"more"].concat().into(), "k"), Err(Unreadable::Corrupt));
         assert_eq!(decode(Bytes::from_static(b"$-1\r\n"), "k"), Err(Unreadable::Foreign));
+    }
+
+    #[test]
+    fn more_fields_than_a_map_can_hold_are_no_entry() {
+        let empty = response(b"");
+        let Content::Response(mut silent) = empty.content else { panic!("a response") };
+        silent.headers.clear();
+        let bytes = encode(&Entry { id: empty.id, content: Content::Response(silent) }, "k");
+        // The number of fields stands before the length of the body, which is the end.
+        let (head, body) = bytes.split_at(bytes.len() - 12);
+        for count in [20_000_u32, 24_576, 24_577, 32_769, 100_000, u32::MAX] {
+            let field = [&1_u32.to_le_bytes()[..], b"a", &0_u32.to_le_bytes()].concat();
+            let fields = field.repeat(usize::try_from(count.min(100_000)).expect("it fits"));
+            let hostile = [head, &count.to_le_bytes(), &fields, &body[4..]].concat();
+            let read = decode(hostile.into(), "k");
+            assert_eq!(read.is_ok(), count <= 20_000, "{count}: {:?}", read.err());
+        }
     }
 
     proptest! {

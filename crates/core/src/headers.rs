@@ -106,21 +106,22 @@ impl Added {
         unfilled
     }
 
-    /// Adds what had no place. The word and the member of caches nearer to the origin stand before ours.
+    /// Adds what had no place. The word and the member of caches nearer to the origin stand before ours. A response
+    /// that has as many fields as a map can hold goes without.
     fn append(self, headers: &mut HeaderMap) {
         if let Some(age) = self.age {
-            headers.insert(AGE, age);
+            let _ = headers.try_insert(AGE, age);
         }
         if let Some(word) = self.word {
             let list = headers.get(X_CACHE).map(|before| [before.as_bytes(), b", ", word.as_bytes()].concat());
             let list = list.and_then(|list| HeaderValue::from_maybe_shared(Bytes::from(list)).ok());
-            headers.insert(X_CACHE, list.unwrap_or(word));
+            let _ = headers.try_insert(X_CACHE, list.unwrap_or(word));
         }
         if let Some(status) = self.status {
-            headers.append(CACHE_STATUS, status);
+            let _ = headers.try_append(CACHE_STATUS, status);
         }
         if let Some(key) = self.key {
-            headers.insert(X_CACHE_KEY, key);
+            let _ = headers.try_insert(X_CACHE_KEY, key);
         }
     }
 }
@@ -134,6 +135,21 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
     use larder_semantics::{Reason, Storing};
+
+    #[test]
+    fn a_response_full_of_fields_passes_without_ours() {
+        let mut headers = HeaderMap::new();
+        for n in 0.. {
+            let name = HeaderName::try_from(format!("x-{n}")).expect("a name");
+            if headers.try_insert(name, HeaderValue::from_static("1")).is_err() {
+                break;
+            }
+        }
+        let (before, outcome) = (headers.len(), Outcome::Collapsed { ttl: 1 });
+        let age = Some(HeaderValue::from_static("1"));
+        DebugHeaders::Key.write(&mut headers, "larder", outcome, age, Some(Key::new("page")));
+        assert_eq!(headers.len(), before);
+    }
 
     #[test]
     fn empty_fields_of_the_same_names_do_not_take_ours_with_them() {

@@ -19,7 +19,7 @@ use crate::{
     time::Timestamp,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, header::Entry as Field, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 use std::{sync::Arc, time::Duration};
 
 /// What becomes of a request before anything is looked up.
@@ -231,7 +231,7 @@ impl Hit {
             return Answer { status, headers, age, body };
         }
         if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            let _ = headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         Answer { status, headers, age, body: Bytes::new() }
     }
@@ -339,8 +339,9 @@ impl Forward {
         let mut headers = response.headers.clone();
         stored::clean(&mut headers);
         // RFC 9110 section 6.6.1: whoever stores a response without a date gives it one.
-        if let Field::Vacant(place) = headers.entry(header::DATE) {
-            place.insert(arrival.calendar.to_http_date());
+        if !headers.contains_key(header::DATE) {
+            // One with as many fields as a map can hold stays without.
+            let _ = headers.try_insert(header::DATE, arrival.calendar.to_http_date());
         }
         Received::Store(Box::new(Admission {
             key,

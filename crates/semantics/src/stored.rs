@@ -124,7 +124,9 @@ impl Delivery {
         let with_places = || {
             let mut headers = headers.clone();
             for name in added {
-                headers.entry(name).or_insert(PLACE);
+                if let Ok(entry) = headers.try_entry(name) {
+                    let _ = entry.or_try_insert(PLACE);
+                }
             }
             headers
         };
