@@ -43,10 +43,11 @@ impl<T: Send + 'static> Future for Outlives<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let Some(work) = &mut self.work else { return Poll::Pending };
+        // Taken out while it runs: work that panics is gone, and never polled again.
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
         let polled = work.as_mut().poll(context);
-        if polled.is_ready() {
-            self.work = None;
+        if polled.is_pending() {
+            self.work = Some(work);
         }
         polled
     }
@@ -54,10 +55,7 @@ impl<T: Send + 'static> Future for Outlives<T> {
 
 impl<T: Send + 'static> Drop for Outlives<T> {
     fn drop(&mut self) {
-        // Work that panicked must not be polled again.
-        if let Some(work) = self.work.take()
-            && !std::thread::panicking()
-        {
+        if let Some(work) = self.work.take() {
             spawn(work);
         }
     }
@@ -66,9 +64,13 @@ impl<T: Send + 'static> Drop for Outlives<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
+    use std::{
+        future::poll_fn,
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
     };
 
     async fn work(done: Arc<AtomicU32>) {
@@ -85,6 +87,23 @@ mod tests {
         Outlives::new(work(done.clone())).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(done.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_panicked_is_not_polled_again() {
+        let polls = Arc::new(AtomicU32::new(0));
+        let counted = polls.clone();
+        let mut work = Outlives::new(poll_fn(move |_| -> Poll<()> {
+            counted.fetch_add(1, Ordering::SeqCst);
+            panic!("the handler panics")
+        }));
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let _ = Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
+        }));
+        assert!(caught.is_err());
+        drop(work);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(polls.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -66,8 +66,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> Body for CacheBody<B> {
         let polled = match self.project().kind.project() {
             KindProjected::Stored { body } => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             KindProjected::Forwarded { body } => body.poll_frame(context),
-            KindProjected::Copied { copying: Copying(None) } => return Poll::Ready(None),
-            KindProjected::Copied { copying: Copying(Some(reading)) } => reading.poll_frame(context),
+            KindProjected::Copied { copying } => copying.poll_frame(context),
         };
         polled.map_err(BodyError::Inner)
     }
@@ -104,12 +103,21 @@ impl<B: Body<Data = Bytes> + Send + 'static> fmt::Debug for CacheBody<B> {
 /// A body of which a copy is made; what a client leaves unread is read in the background for the copy's sake.
 struct Copying<B: Body<Data = Bytes> + Send + 'static>(Option<Reading<B>>);
 
+impl<B: Body<Data = Bytes> + Send + 'static> Copying<B> {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        // Taken out while it runs: a body that panics is gone, and never polled again.
+        let Some(mut reading) = self.0.take() else { return Poll::Ready(None) };
+        let polled = reading.poll_frame(context);
+        if !matches!(polled, Poll::Ready(None)) {
+            self.0 = Some(reading);
+        }
+        polled
+    }
+}
+
 impl<B: Body<Data = Bytes> + Send + 'static> Drop for Copying<B> {
     fn drop(&mut self) {
-        // A body that panicked must not be polled again.
-        if let Some(reading) = self.0.take_if(|reading| reading.fill.is_some())
-            && !std::thread::panicking()
-        {
+        if let Some(reading) = self.0.take_if(|reading| reading.fill.is_some()) {
             background::spawn(reading.drain());
         }
     }
