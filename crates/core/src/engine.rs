@@ -310,11 +310,7 @@ impl Visit {
             if let Some(grant) = inherited.take_if(|grant| grant.key == key) {
                 return Course::fetch(forward, grant);
             }
-            let seen = match forward.seen() {
-                _ if unreadable => Seen::Unreadable,
-                Some(id) => Seen::Entry(id),
-                None => Seen::Absent,
-            };
+            let seen = if unreadable { Seen::Unreadable } else { forward.seen().map_or(Seen::Absent, Seen::Entry) };
             (lookup, key) = match Box::pin(self.join(&forward, &key, seen, &mut budget, &mut patience)).await {
                 Joining::Leads(grant) => return Course::fetch(forward, grant),
                 Joining::Alone(reason) => {
@@ -436,7 +432,7 @@ impl Visit {
         let Errand { reason, key, forward, grant } = errand;
         let is_judged = grant.is_some() || reason == Reason::KnownUncacheable;
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
-        let (request, around) = Around::put(&self.cache, request, grant);
+        let (request, lent) = Around::put(&self.cache, request, grant);
         let asked_at = Instant::now();
         let answered = async {
             poll_fn(|context| origin.poll_ready(context)).await?;
@@ -461,7 +457,7 @@ impl Visit {
             }
             _ => Received::Pass(Storing::Untried),
         };
-        let (storing, body) = match (received, around.into_grant()) {
+        let (storing, body) = match (received, lent.take_back()) {
             (Received::Store(admission), Some(grant)) => {
                 let ttl = admission.ttl(arrival.now);
                 let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);

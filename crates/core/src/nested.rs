@@ -8,26 +8,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone)]
 pub(crate) struct Around {
     pub(crate) cache: Cache,
-    grant: Arc<Mutex<Option<Box<Grant>>>>,
+    grant: Place,
 }
 
 /// Marks a response on which a layer has decided.
 #[derive(Clone)]
 pub(crate) struct Decided(pub(crate) Cache);
 
+/// Where a grant lies that a layer further in may take over.
+type Place = Arc<Mutex<Option<Box<Grant>>>>;
+
+/// A grant that is lent to whatever layer is further in, and taken back when this is dropped: the origin may keep the
+/// request, with its marks, for as long as it likes.
+pub(crate) struct Lent(Place);
+
 impl Around {
-    /// Marks `request`, and lays `grant` where a layer further in can take it over.
-    pub(crate) fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Box<Grant>>) -> (Request<Q>, Self) {
-        let around = Self { cache: cache.clone(), grant: Arc::new(Mutex::new(grant)) };
-        request.extensions_mut().insert(around.clone());
-        (request, around)
+    /// Marks `request`, and lends `grant` to a layer further in.
+    pub(crate) fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Box<Grant>>) -> (Request<Q>, Lent) {
+        let place = Place::new(Mutex::new(grant));
+        request.extensions_mut().insert(Self { cache: cache.clone(), grant: place.clone() });
+        (request, Lent(place))
     }
 
+    /// Takes the mark of a layer of `cache` off a request.
     pub(crate) fn take(cache: &Cache, head: &mut Parts) -> Option<Self> {
         head.extensions.get::<Self>().is_some_and(|around| around.cache.is(cache)).then(|| head.extensions.remove())?
     }
 
+    /// Takes over the grant of the layer around.
     pub(crate) fn into_grant(self) -> Option<Box<Grant>> {
-        self.grant.lock().unwrap_or_else(PoisonError::into_inner).take()
+        take(&self.grant)
     }
+}
+
+impl Lent {
+    /// Takes the grant back, if no layer further in has taken it over.
+    pub(crate) fn take_back(&self) -> Option<Box<Grant>> {
+        take(&self.0)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        drop(self.take_back());
+    }
+}
+
+fn take(place: &Place) -> Option<Box<Grant>> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
