@@ -4,10 +4,13 @@ use crate::{
     background,
     store::{AnyStore, TICKET_LIFE, Ticket},
 };
-use std::sync::Arc;
-use tokio::{task::AbortHandle, time::sleep};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep},
+};
 
-/// Holds a ticket, and renews it each second. Dropped unused, it gives the ticket back.
+/// Holds a ticket, and renews it each second, for a minute at most. Dropped unused, it gives the ticket back.
 pub(crate) struct Lease {
     store: Arc<dyn AnyStore>,
     ticket: Option<Ticket>,
@@ -26,8 +29,12 @@ impl Lease {
     }
 }
 
+/// How long a ticket is held at most: a body that never ends must not keep others from storing theirs.
+const LONGEST_HELD: Duration = Duration::from_secs(60);
+
 async fn renew(store: Arc<dyn AnyStore>, ticket: Ticket) {
-    loop {
+    let taken = Instant::now();
+    while taken.elapsed() < LONGEST_HELD {
         sleep(TICKET_LIFE / 3).await;
         // A store that cannot be asked now may be asked again before the ticket runs out.
         if let Ok(false) = store.renew(&ticket).await {
