@@ -7,26 +7,26 @@ use crate::{
     budget::Budget,
     fill::{Fill, UNCACHEABLE_FOR, release_after},
     flights::{Flights, Follow, Joined, Lead, Release, Waited},
-    headers,
     layer::Rules,
     lease::Lease,
     nested::{Around, Decided},
-    observe::{Observer, RouteMemo, RouteMetrics},
+    observe::{Observer, RouteMetrics},
     routing::Routing,
     service::CacheFuture,
     store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use larder_semantics::{
     Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Namespace, Outcome, Reason, Received, Refusal,
-    Selected, Storing, Timestamp, VariantId, exchange::Answer, freshness::Arrival,
+    Selected, Storing, Timestamp, VariantId, exchange::Answer, freshness::Arrival, signature::Signature,
 };
 use quick_cache::sync::Cache as Bounded;
 use std::{
+    borrow::Cow,
     future::poll_fn,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 use tokio::time::Instant;
@@ -132,52 +132,6 @@ impl Cache {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Answers a request from what is stored, or from `origin`, whose answer may be stored.
-    ///
-    /// What this process holds answers at once, without a clone of the origin and without a future on the heap.
-    pub(crate) fn serve<S, Q, B>(
-        &self,
-        rules: &Arc<Rules>,
-        metrics: &RouteMemo,
-        request: Request<Q>,
-        origin: &S,
-    ) -> CacheFuture<B, S::Error>
-    where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Send,
-        Q: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-    {
-        let (mut head, body) = request.into_parts();
-        let (visit, inherited) = Visit::begin(self, rules, metrics, &mut head);
-        let sought = visit.intake(&mut head);
-        if let Ok((lookup, key)) = &sought
-            && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
-        {
-            let key = sought.ok().map(|(_, key)| key);
-            return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
-        }
-        let origin = origin.clone();
-        CacheFuture::pending(async move {
-            let course = match sought {
-                Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
-                Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
-            };
-            match course {
-                Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, Some(key), reason, now)),
-                Course::Unsatisfied(key) => Ok(visit.unsatisfied(key)),
-                Course::Forward(errand) if errand.grant.is_none() => {
-                    Box::pin(visit.forward(*errand, Request::from_parts(head, body), origin)).await
-                }
-                // The origin's work is wanted by others too: it goes on when this client leaves.
-                Course::Forward(errand) => {
-                    Outlives::new(visit.forward(*errand, Request::from_parts(head, body), origin)).await
-                }
-            }
-        })
-    }
-
     /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
     pub(crate) fn refuse(&self, grant: Box<Grant>, refusal: Refusal) {
         self.shared.observer.skipped(refusal);
@@ -195,15 +149,95 @@ impl Cache {
     }
 }
 
-/// One request on its way through one layer.
-struct Visit {
-    cache: Cache,
-    rules: Arc<Rules>,
-    metrics: Arc<RouteMetrics>,
+/// A cache behind the rules of one layer: what all clones of a service share.
+pub(crate) struct Front {
+    pub(crate) cache: Cache,
+    pub(crate) rules: Arc<Rules>,
+    /// The metrics of the route that was seen first: mostly the only one.
+    pub(crate) metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+impl Front {
+    /// Answers a request from what is stored, or from `origin`, whose answer may be stored.
+    ///
+    /// What this process holds answers at once, without a clone of the origin and without a future on the heap.
+    pub(crate) fn serve<S, Q, B>(self: &Arc<Self>, request: Request<Q>, origin: &S) -> CacheFuture<B, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        Q: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let (mut head, body) = request.into_parts();
+        let around = Around::take(&self.cache, &mut head);
+        let marks = Marks { shows_key: self.rules.headers.shows_key(&mut head), is_nested: around.is_some() };
+        let metrics = self.metrics(&head);
+        let visit = Visit { front: self, metrics: &metrics, marks };
+        let sought = visit.intake(&mut head);
+        if let Ok((lookup, key)) = &sought
+            && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
+        {
+            return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
+        }
+        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks };
+        let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
+        CacheFuture::pending(async move {
+            let visit = stay.visit();
+            let course = match sought {
+                Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
+                Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
+            };
+            match course {
+                Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
+                Course::Unsatisfied(key) => Ok(visit.unsatisfied(&key)),
+                Course::Forward(errand) if errand.grant.is_none() => {
+                    Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
+                }
+                // The origin's work is wanted by others too: it goes on when this client leaves.
+                Course::Forward(errand) => {
+                    Outlives::new(stay.forward(*errand, Request::from_parts(head, body), origin)).await
+                }
+            }
+        })
+    }
+
+    /// The metrics of the route that a request is for, as far as the framework tells it.
+    fn metrics(&self, head: &Parts) -> Cow<'_, Arc<RouteMetrics>> {
+        let Self { cache, rules, metrics } = self;
+        let route = cache.routing().and_then(|routing| routing.route(head)).unwrap_or(&rules.route);
+        let first = metrics.get_or_init(|| cache.observer().route(route, rules.tier));
+        if first.is_of(route) { Cow::Borrowed(first) } else { Cow::Owned(cache.observer().route(route, rules.tier)) }
+    }
+}
+
+/// One request on its way through one layer. A hit in memory borrows all of it.
+#[derive(Clone, Copy)]
+struct Visit<'f> {
+    front: &'f Front,
+    metrics: &'f RouteMetrics,
+    marks: Marks,
+}
+
+#[derive(Clone, Copy)]
+struct Marks {
     /// Whether the response tells the key.
     shows_key: bool,
     /// Whether another layer of the same cache is around this one, and leaves the decisions to it.
     is_nested: bool,
+}
+
+/// A visit that lasts: it waits for a store, or for the origin.
+struct Stay {
+    front: Arc<Front>,
+    metrics: Arc<RouteMetrics>,
+    marks: Marks,
+}
+
+impl Stay {
+    fn visit(&self) -> Visit<'_> {
+        Visit { front: &self.front, metrics: &self.metrics, marks: self.marks }
+    }
 }
 
 /// Where a request gets its answer.
@@ -233,32 +267,23 @@ pub(crate) struct Grant {
     pub(crate) unstored: Option<Refusal>,
 }
 
-impl Visit {
-    fn begin(cache: &Cache, rules: &Arc<Rules>, metrics: &RouteMemo, head: &mut Parts) -> (Self, Option<Box<Grant>>) {
-        let around = Around::take(cache, head);
-        let route = cache.routing().and_then(|routing| routing.route(head)).unwrap_or(&rules.route);
-        let metrics = metrics.of(cache.observer(), route, rules.tier);
-        let shows_key = rules.headers.shows_key(head);
-        let (is_nested, inherited) = (around.is_some(), around.and_then(Around::into_grant));
-        (Self { cache: cache.clone(), rules: rules.clone(), metrics, shows_key, is_nested }, inherited)
-    }
-
+impl Visit<'_> {
     /// Step 1: what may be looked up, and under which key.
     fn intake(&self, head: &mut Parts) -> Result<(Lookup, EntryKey), Reason> {
-        let lookup = match Intake::of(head, &self.rules.policy) {
+        let lookup = match Intake::of(head, &self.front.rules.policy) {
             Intake::Bypass(reason) => return Err(reason),
             Intake::Lookup(lookup) => lookup,
         };
-        if self.rules.skips(head) {
+        if self.front.rules.skips(head) {
             return Err(Reason::Skipped);
         }
-        let key = self.rules.key(head, self.cache.routing()).ok_or(Reason::KeyRefused)?;
-        Ok((lookup, self.cache.shared.namespace.entry(key)))
+        let key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
+        Ok((lookup, self.front.cache.shared.namespace.entry(key)))
     }
 
     /// Steps 2 and 3, as far as this process alone can take them.
     fn at_hand(&self, lookup: &Lookup, key: &EntryKey, head: &Parts) -> Option<(Hit, Timestamp)> {
-        let store = self.cache.store();
+        let store = self.front.cache.store();
         let (entry, now) = store.at_hand(key)?;
         match lookup.clone().select(Some(entry), &head.headers, now) {
             Selected::Hit(hit) => Some((hit, now)),
@@ -275,18 +300,18 @@ impl Visit {
 
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
     async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
-        let Settings { store_budget, read_deadline, lock_wait } = self.cache.shared.settings;
+        let Settings { store_budget, read_deadline, lock_wait } = self.front.cache.shared.settings;
         let (mut budget, mut patience) = (Budget::new(store_budget, read_deadline), lock_wait);
         let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
-        if self.cache.is_uncacheable(&key) {
+        if self.front.cache.is_uncacheable(&key) {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
         }
         for _ in 0..ROUNDS {
-            let found = match budget.spend(self.cache.store().get(&key)).await {
+            let found = match budget.spend(self.front.cache.store().get(&key)).await {
                 Ok(found) => found,
                 Err(error) => return Course::alone(lookup.without_store(Reason::from(&error), &head.headers), key),
             };
-            let now = self.cache.store().now();
+            let now = self.front.cache.store().now();
             let (selected, copy, unreadable) = match found {
                 Found::Entry(entry, copy) => (lookup.select(Some(entry), &head.headers, now), copy.into(), false),
                 Found::Absent => (lookup.select(None, &head.headers, now), Reason::Never, false),
@@ -319,7 +344,7 @@ impl Visit {
                 }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, reason) => {
-                    let now = self.cache.store().now();
+                    let now = self.front.cache.store().now();
                     match forward.look_again().select_fetched(&fetched, &head.headers, now) {
                         Selected::Hit(hit) => return Course::Answer(hit, fetched.key, reason, now),
                         Selected::Unsatisfied => return Course::Unsatisfied(key),
@@ -372,7 +397,7 @@ enum Joining {
     Brought(Filling, Reason),
 }
 
-impl Visit {
+impl Visit<'_> {
     /// Step 4: joins those of this process who want the same, and asks the store for the right to fill.
     async fn join(
         &self,
@@ -384,14 +409,14 @@ impl Visit {
     ) -> Joining {
         let mut lead = None;
         if forward.may_collapse() {
-            match self.cache.shared.flights.join(&key.base(), &key.variant) {
+            match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
                 Joined::Lead(leads) => lead = Some(leads),
                 Joined::Landed(fetched) => return Joining::Brought(fetched, Reason::Near),
                 Joined::Follow(follow) => return follow.into_joining(patience).await,
             }
         }
-        let (lease, unstored) = match budget.spend(self.cache.store().claim(key, seen)).await {
-            Ok(Claim::Granted(ticket)) => (Some(Lease::hold(self.cache.store().clone(), ticket)), None),
+        let (lease, unstored) = match budget.spend(self.front.cache.store().claim(key, seen)).await {
+            Ok(Claim::Granted(ticket)) => (Some(Lease::hold(self.front.cache.store().clone(), ticket)), None),
             Ok(Claim::Found(_) | Claim::Moved) => return Joining::Again,
             Ok(Claim::Held) => (None, Some(Refusal::TicketLost)),
             Err(_) => (None, Some(Refusal::StoreRefused)),
@@ -417,7 +442,7 @@ impl Follow<Filling> {
     }
 }
 
-impl Visit {
+impl Stay {
     /// Steps 5 to 7: asks the origin, judges its answer, and copies the body if it is to be stored.
     async fn forward<S, Q, B>(
         self,
@@ -432,7 +457,7 @@ impl Visit {
         let Errand { reason, key, forward, grant } = errand;
         let is_judged = grant.is_some() || reason == Reason::KnownUncacheable;
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
-        let (request, lent) = Around::put(&self.cache, request, grant);
+        let (request, lent) = Around::put(&self.front.cache, request, grant);
         let asked_at = Instant::now();
         let answered = async {
             poll_fn(|context| origin.poll_ready(context)).await?;
@@ -442,18 +467,18 @@ impl Visit {
         self.metrics.fetched(asked_at.elapsed(), answered.is_ok());
         let (mut head, body) = answered?.into_parts();
         let caching = head.extensions.remove::<Caching>().unwrap_or_default();
-        if head.extensions.remove::<Decided>().is_some_and(|by| by.0.is(&self.cache)) {
+        if head.extensions.remove::<Decided>().is_some_and(|by| by.0.is(&self.front.cache)) {
             return Ok(Response::from_parts(head, CacheBody::forwarded(body)));
         }
         let arrival = Arrival {
-            now: self.cache.store().now(),
+            now: self.front.cache.store().now(),
             calendar: SystemTime::now().into(),
             delay: asked_at.elapsed(),
             seed: fastrand::f64(),
         };
         let received = match (forward, key.clone()) {
             (Some(forward), Some(key)) if is_judged => {
-                forward.receive(Asked { key, headers }, &head, &caching, &self.rules.policy, arrival)
+                forward.receive(Asked { key, headers }, &head, &caching, &self.front.rules.policy, arrival)
             }
             _ => Received::Pass(Storing::Untried),
         };
@@ -461,64 +486,69 @@ impl Visit {
             (Received::Store(admission), Some(grant)) => {
                 let ttl = admission.ttl(arrival.now);
                 let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
-                (storing, CacheBody::copied(body, Fill::begin(self.cache.clone(), admission, grant, asked_at)))
+                (storing, CacheBody::copied(body, Fill::begin(self.front.cache.clone(), admission, grant, asked_at)))
             }
             (Received::Store(_), None) => {
-                key.as_ref().map(|key| self.cache.shared.uncacheable.remove(&key.base()));
+                key.as_ref().map(|key| self.front.cache.shared.uncacheable.remove(&key.base()));
                 (Storing::Untried, CacheBody::forwarded(body))
             }
             (Received::Pass(storing), grant) => {
                 if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
-                    self.cache.refuse(grant, refusal);
+                    self.front.cache.refuse(grant, refusal);
                 }
                 (storing, CacheBody::forwarded(body))
             }
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
-        self.sign(&mut head.headers, outcome, None, key);
-        self.mark(&mut head.extensions);
+        self.visit().sign(outcome, key.as_ref()).write(&mut head.headers, None);
+        self.visit().mark(&mut head.extensions);
         Ok(Response::from_parts(head, body))
     }
+}
 
+impl<'f> Visit<'f> {
     /// The answer from a stored response.
-    fn answer<B>(&self, hit: Hit, key: Option<EntryKey>, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
+    fn answer<B>(self, hit: Hit, key: &EntryKey, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let ttl = hit.ttl(now);
-        let Answer { status, headers, age, body } = hit.answer(&headers::ADDED, now);
-        let mut response = Response::new(CacheBody::stored(body));
-        (*response.status_mut(), *response.headers_mut()) = (status, headers);
         let outcome =
             if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
-        self.sign(response.headers_mut(), outcome, Some(age), key);
+        let Answer { status, headers, body } = hit.answer(self.sign(outcome, Some(key)), now);
+        let mut response = Response::new(CacheBody::stored(body));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
         self.mark(response.extensions_mut());
         response
     }
 
     /// 504, for a client that accepts stored responses only (RFC 9111 section 5.2.1.7).
-    fn unsatisfied<B>(&self, key: EntryKey) -> Response<CacheBody<B>>
+    fn unsatisfied<B>(self, key: &EntryKey) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        self.sign(response.headers_mut(), Outcome::Shed { reason: Reason::OnlyIfCached }, None, Some(key));
+        self.sign(Outcome::Shed { reason: Reason::OnlyIfCached }, Some(key)).write(response.headers_mut(), None);
         self.mark(response.extensions_mut());
         response
     }
 
-    /// Counts the outcome, and writes it into the response's headers.
-    fn sign(&self, headers: &mut HeaderMap, outcome: Outcome, age: Option<HeaderValue>, key: Option<EntryKey>) {
+    /// Counts the outcome, and makes of it what the response tells.
+    fn sign<'k>(self, outcome: Outcome, key: Option<&'k EntryKey>) -> Signature<'k>
+    where
+        'f: 'k,
+    {
         self.metrics.request(outcome.reason());
-        let key = key.filter(|_| self.shows_key);
-        self.rules.headers.write(headers, self.cache.identifier(), outcome, age, key.map(|key| key.key));
+        let key = key.filter(|_| self.marks.shows_key).map(|key| &key.key);
+        let tells = self.front.rules.headers.tells(key);
+        Signature { identifier: self.front.cache.identifier(), outcome, tells }
     }
 
     /// Tells a layer of the same cache around this one that everything is decided.
-    fn mark(&self, extensions: &mut Extensions) {
-        if self.is_nested {
-            extensions.insert(Decided(self.cache.clone()));
+    fn mark(self, extensions: &mut Extensions) {
+        if self.marks.is_nested {
+            extensions.insert(Decided(self.front.cache.clone()));
         }
     }
 }

@@ -70,7 +70,8 @@ fn size(entry: &Entry) -> usize {
     match &entry.content {
         Content::Response(StoredResponse { headers, body, tags, .. }) => {
             let headers: usize = headers.iter().map(|(name, value)| 64 + name.as_str().len() + value.len()).sum();
-            headers + body.len() + tags.iter().map(String::len).sum::<usize>()
+            // Once as they are stored, once as they were delivered last.
+            2 * headers + body.len() + tags.iter().map(String::len).sum::<usize>()
         }
         Content::Variants(fields) => 64 * fields.len(),
     }

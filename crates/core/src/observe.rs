@@ -83,18 +83,6 @@ impl Observer {
     }
 }
 
-/// The metrics of the route that a service has seen first: mostly the only one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RouteMemo(Arc<OnceLock<Arc<RouteMetrics>>>);
-
-impl RouteMemo {
-    /// The metrics of `route` in `tier`, which is the same at every call.
-    pub(crate) fn of(&self, observer: &Observer, route: &str, tier: &'static str) -> Arc<RouteMetrics> {
-        let known = self.0.get_or_init(|| observer.route(route, tier));
-        if known.route == route { known.clone() } else { observer.route(route, tier) }
-    }
-}
-
 impl RouteMetrics {
     fn new(cache: String, route: String, tier: &'static str) -> Self {
         Self {
@@ -104,6 +92,10 @@ impl RouteMetrics {
             requests: [const { OnceLock::new() }; Reason::COUNT],
             fetches: [const { OnceLock::new() }; 2],
         }
+    }
+
+    pub(crate) fn is_of(&self, route: &str) -> bool {
+        self.route == route
     }
 
     /// Counts a request that ended for `reason`.

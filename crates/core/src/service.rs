@@ -1,6 +1,6 @@
 //! The service that a [`CacheLayer`](crate::CacheLayer) makes of another.
 
-use crate::{Cache, body::CacheBody, layer::Rules, observe::RouteMemo, store::BoxFuture};
+use crate::{Cache, body::CacheBody, engine::Front, layer::Rules, store::BoxFuture};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -8,7 +8,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 use tower_service::Service;
@@ -19,15 +19,13 @@ use tower_service::Service;
 /// be called within a tokio runtime.
 #[derive(Clone)]
 pub struct CacheService<S> {
-    cache: Cache,
-    rules: Arc<Rules>,
-    metrics: RouteMemo,
+    front: Arc<Front>,
     inner: S,
 }
 
 impl<S> CacheService<S> {
     pub(crate) fn new(cache: Cache, rules: Arc<Rules>, inner: S) -> Self {
-        Self { cache, rules, metrics: RouteMemo::default(), inner }
+        Self { front: Arc::new(Front { cache, rules, metrics: OnceLock::new() }), inner }
     }
 }
 
@@ -48,7 +46,7 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
-        self.cache.serve(&self.rules, &self.metrics, request, &self.inner)
+        self.front.serve(request, &self.inner)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     key::{EntryKey, VariantId},
     policy::{self, Caching, Policy},
     reason::{Reason, Refusal, Storing},
-    status::decimal,
+    signature::Signature,
     stored::{self, Basis, Content, Delivery, Entry, EntryId, StoredResponse},
     storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
@@ -202,15 +202,11 @@ pub struct Hit {
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// The headers, with empty values in the places of those that are added.
+    /// The headers, with what they tell of the cache and the `Age` of RFC 9111 section 5.1.
     pub headers: HeaderMap,
-    /// The value of `Age` (RFC 9111 section 5.1), which every answer has.
-    pub age: HeaderValue,
     /// The body.
     pub body: Bytes,
 }
-
-const ZERO: HeaderValue = HeaderValue::from_static("0");
 
 impl Hit {
     /// What is left of its lifetime, in whole seconds.
@@ -218,34 +214,36 @@ impl Hit {
         self.response().map_or(0, |response| response.ttl(now))
     }
 
-    /// The answer; HEAD gets no body, and the length of GET's. The headers have places for the fields `added`.
-    pub fn answer(self, added: &[HeaderName], now: Timestamp) -> Answer {
+    /// The answer, signed; HEAD gets no body, and the length of GET's.
+    pub fn answer(self, signature: Signature<'_>, now: Timestamp) -> Answer {
         let is_head = self.is_head;
-        let Some((status, age, mut headers, body)) = self.into_parts(added, now) else {
+        let Some(mut answer) = self.into_answer(signature, now) else {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Answer { status, headers: HeaderMap::new(), age: ZERO, body: Bytes::new() };
+            return Answer { status, headers: HeaderMap::new(), body: Bytes::new() };
         };
-        let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        let age = HeaderValue::from_str(decimal(age, &mut [0; 20])).unwrap_or(ZERO);
-        if !is_head {
-            return Answer { status, headers, age, body };
+        if is_head {
+            let body = std::mem::take(&mut answer.body);
+            if !answer.headers.contains_key(header::CONTENT_LENGTH) && answer.status != StatusCode::NO_CONTENT {
+                let _ = answer.headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            }
         }
-        if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
-            let _ = headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        Answer { status, headers, age, body: Bytes::new() }
+        answer
     }
 
     /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
-    fn into_parts(self, added: &[HeaderName], now: Timestamp) -> Option<(StatusCode, Duration, HeaderMap, Bytes)> {
+    fn into_answer(self, signature: Signature<'_>, now: Timestamp) -> Option<Answer> {
+        let age = |response: &StoredResponse| i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
         match Arc::try_unwrap(self.entry) {
             Ok(Entry { content: Content::Response(response), .. }) => {
-                Some((response.status, response.age(now), response.headers, response.body))
+                let age = age(&response);
+                let StoredResponse { status, mut headers, body, .. } = response;
+                signature.write(&mut headers, Some(age));
+                Some(Answer { status, headers, body })
             }
             Err(entry) => {
                 let Content::Response(response) = &entry.content else { return None };
-                let headers = response.delivery.of(&response.headers, added);
-                Some((response.status, response.age(now), headers, response.body.clone()))
+                let headers = response.delivery.of(&response.headers, signature, age(response));
+                Some(Answer { status: response.status, headers, body: response.body.clone() })
             }
             Ok(_) => None,
         }

@@ -5,9 +5,10 @@
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
 use crate::stored::EntryId;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request};
+use http::{HeaderMap, HeaderName, Method, header, request};
 use std::{
     fmt::{self, Write},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -45,12 +46,10 @@ impl Key {
     /// The authority is that of the target when it has one, else `Host` (RFC 9112 section 3.3), in lower case.
     pub fn of_request(head: &request::Parts) -> Result<Self, KeyError> {
         let authority = authority(head)?;
-        let path = head.uri.path();
+        let (path, query) = (head.uri.path(), head.uri.query());
         let method = if head.method == Method::HEAD { "GET" } else { head.method.as_str() };
-        let query = head.uri.query();
-        let mut key = String::with_capacity(
-            8 + method.len() + authority.len() + path.len() + query.map_or(0, |query| query.len() + 1),
-        );
+        let length = 9 + method.len() + authority.len() + path.len() + query.map_or(0, str::len);
+        let mut key = String::with_capacity(length);
         key.push_str("route:");
         push_part(&mut key, method);
         key.push(':');
@@ -78,11 +77,6 @@ impl Key {
     /// Takes a text as it was stored; it is only ever compared.
     pub fn from_stored(text: String) -> Self {
         Self(text)
-    }
-
-    /// The value of `X-Cache-Key`.
-    pub fn into_header_value(self) -> Option<HeaderValue> {
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(self.0)).ok()
     }
 }
 
@@ -300,7 +294,7 @@ impl Namespace {
 }
 
 /// Where one entry lies: a resource in a namespace, and which variant of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryKey {
     /// The namespace.
     pub namespace: Namespace,
@@ -308,6 +302,16 @@ pub struct EntryKey {
     pub key: Key,
     /// The variant; `None` is the resource's own entry: its only response, or the rule by which it varies.
     pub variant: Option<VariantId>,
+}
+
+/// A store has few namespaces, and keys of equal text in two of them are rare: the text and the variant tell enough.
+impl Hash for EntryKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+        if let Some(variant) = self.variant {
+            state.write_u128(u128::from_ne_bytes(variant.digest.0));
+        }
+    }
 }
 
 impl EntryKey {
@@ -400,20 +404,21 @@ fn authority(head: &request::Parts) -> Result<&str, KeyError> {
     if let Some(authority) = head.uri.authority() {
         return Ok(authority.as_str());
     }
-    let Some(host) = head.headers.get(header::HOST) else { return Ok("") };
-    if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
-        return Err(KeyError::Host);
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Ok(""),
+        (Some(host), None) => std::str::from_utf8(host.as_bytes()).map(str::trim_ascii).map_err(|_| KeyError::Host),
+        (Some(_), Some(_)) => Err(KeyError::Host),
     }
-    host.to_str().map(str::trim).map_err(|_| KeyError::Host)
 }
 
-/// Appends an authority in lower case; a user beside the host makes it none that is cached.
+/// Appends an authority in lower case; a user beside the host, or what is not ASCII, makes it none that is cached.
 fn push_authority(key: &mut String, authority: &str) -> Result<(), KeyError> {
-    if authority.bytes().all(|byte| PLAIN[usize::from(byte)] && byte != b'@' && !byte.is_ascii_uppercase()) {
+    if authority.bytes().all(|byte| PLAIN_HOST[usize::from(byte)]) {
         key.push_str(authority);
         return Ok(());
     }
-    if authority.contains('@') {
+    if authority.contains('@') || !authority.is_ascii() {
         return Err(KeyError::Host);
     }
     push_part(key, &authority.to_ascii_lowercase());
@@ -457,13 +462,26 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// Those that stand for themselves in an authority.
+const PLAIN_HOST: [bool; 256] = {
+    let mut plain = PLAIN;
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] &= byte != b'@' as usize && !(byte as u8).is_ascii_uppercase();
+        byte += 1;
+    }
+    plain
+};
+
 /// Cuts a key that is too long, and ends it in a digest of the whole.
 ///
 /// A percent sign is always followed by two digits in a key that was not cut, so `%~` cannot be spelled by one.
 fn shorten(key: String) -> String {
-    if key.len() <= LONGEST_KEY {
-        return key;
-    }
+    if key.len() <= LONGEST_KEY { key } else { cut(key) }
+}
+
+#[cold]
+fn cut(key: String) -> String {
     let digest = EntryId(first_half(&blake3::hash(key.as_bytes())));
     let mut cut = key;
     cut.truncate(LONGEST_KEY - 34);
@@ -485,7 +503,7 @@ fn first_half(hash: &blake3::Hash) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
+    use http::{HeaderValue, Request};
     use proptest::prelude::*;
 
     fn key_of(method: &str, uri: &str, host: Option<&str>) -> String {

@@ -13,6 +13,7 @@
 //! | [`exchange`] | the steps of one request, as types that can only be taken in the right order |
 //! | [`reason`] | the closed list of outcomes and their reasons |
 //! | [`status`] | `Cache-Status`, RFC 9211 |
+//! | [`signature`] | what a response tells of the cache |
 //! | [`policy`] | the operator's choices |
 
 pub mod directives;
@@ -21,6 +22,7 @@ pub mod freshness;
 pub mod key;
 pub mod policy;
 pub mod reason;
+pub mod signature;
 pub mod status;
 pub mod stored;
 pub mod storing;

@@ -1,9 +1,14 @@
 //! What lies in a store: responses, and the rules by which resources vary.
 
-use crate::time::Timestamp;
+use crate::{
+    key::Key,
+    reason::Outcome,
+    signature::{Signature, Tells},
+    time::Timestamp,
+};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use std::{fmt, sync::OnceLock, time::Duration};
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use std::{fmt, sync::RwLock, time::Duration};
 
 /// A 128-bit value that no two entries, tickets or variants share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -47,7 +52,7 @@ pub struct StoredResponse {
     pub status: StatusCode,
     /// The header fields, without those that belong to one connection, and without `Age`.
     pub headers: HeaderMap,
-    /// The same, as they are delivered.
+    /// The same, as they were delivered last.
     pub delivery: Delivery,
     /// The whole body.
     pub body: Bytes,
@@ -109,28 +114,66 @@ impl StoredResponse {
     }
 }
 
-/// The headers of a stored response with places for what every delivery adds, made at the first.
+/// The headers of a stored response as they were delivered last.
 ///
-/// Cloning a map that has its places costs half of what growing one does.
-#[derive(Debug, Clone, Default)]
-pub struct Delivery(OnceLock<HeaderMap>);
+/// A popular response is delivered many times within the second in which every delivery tells the same; writing that
+/// anew takes longer than the rest of a hit.
+#[derive(Debug, Default)]
+pub struct Delivery(RwLock<Option<Delivered>>);
 
-/// The value that stands in a place until a delivery fills it.
-pub const PLACE: HeaderValue = HeaderValue::from_static("");
+#[derive(Debug)]
+struct Delivered {
+    identifier: String,
+    outcome: Outcome,
+    is_silent: bool,
+    key: Option<Key>,
+    age: i64,
+    headers: HeaderMap,
+}
 
 impl Delivery {
-    /// A copy of `headers` with a place for each of `added` that is not there.
-    pub fn of(&self, headers: &HeaderMap, added: &[HeaderName]) -> HeaderMap {
-        let with_places = || {
-            let mut headers = headers.clone();
-            for name in added {
-                if let Ok(entry) = headers.try_entry(name) {
-                    let _ = entry.or_try_insert(PLACE);
-                }
-            }
-            headers
+    /// A copy of `headers` with `signature` and the age, in seconds, written into it.
+    pub fn of(&self, headers: &HeaderMap, signature: Signature<'_>, age: i64) -> HeaderMap {
+        // Whoever finds it locked writes its own: nobody waits here.
+        if let Ok(last) = self.0.try_read()
+            && let Some(delivered) = last.as_ref().filter(|delivered| delivered.tells(signature, age))
+        {
+            return delivered.headers.clone();
+        }
+        let mut written = headers.clone();
+        signature.write(&mut written, Some(age));
+        if let Ok(mut last) = self.0.try_write() {
+            *last = Some(Delivered::of(signature, age, written.clone()));
+        }
+        written
+    }
+}
+
+impl Delivered {
+    fn of(signature: Signature<'_>, age: i64, headers: HeaderMap) -> Self {
+        let Signature { identifier, outcome, tells } = signature;
+        let is_silent = tells == Tells::Nothing;
+        let key = if let Tells::Key(key) = tells { Some(key.clone()) } else { None };
+        Self { identifier: identifier.to_owned(), outcome, is_silent, key, age, headers }
+    }
+
+    fn tells(&self, signature: Signature<'_>, age: i64) -> bool {
+        let tells = match &self.key {
+            Some(key) => Tells::Key(key),
+            None if self.is_silent => Tells::Nothing,
+            None => Tells::Status,
         };
-        self.0.get_or_init(with_places).clone()
+        self.age == age
+            && self.outcome == signature.outcome
+            && tells == signature.tells
+            && self.identifier == signature.identifier
+    }
+}
+
+/// A copy has been delivered to nobody.
+impl Clone for Delivery {
+    fn clone(&self) -> Self {
+        Self::default()
     }
 }
 
@@ -175,6 +218,7 @@ pub fn clean(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn connection_fields_and_those_it_names_are_removed() {

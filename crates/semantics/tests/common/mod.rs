@@ -5,8 +5,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request, response};
 use larder_semantics::{
-    Asked, Caching, Content, EntryId, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Policy, Reason, Received,
-    Refusal, Selected, StoredResponse, Storing, Timestamp, freshness::Arrival,
+    Asked, Caching, Content, EntryId, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Outcome, Policy, Reason,
+    Received, Refusal, Selected, StoredResponse, Storing, Timestamp,
+    freshness::Arrival,
+    signature::{Signature, Tells},
 };
 use std::time::Duration;
 
@@ -130,8 +132,8 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
 
 /// What a hit answers.
 pub(crate) fn answer(hit: Hit, now: Timestamp) -> (StatusCode, HeaderMap, Bytes) {
-    let mut answer = hit.answer(&[], now);
-    answer.headers.insert(http::header::AGE, answer.age);
+    let outcome = Outcome::Hit { reason: Reason::Near, ttl: hit.ttl(now) };
+    let answer = hit.answer(Signature { identifier: "larder", outcome, tells: Tells::Nothing }, now);
     (answer.status, answer.headers, answer.body)
 }
 
