@@ -144,8 +144,7 @@ impl Cache {
     }
 
     fn is_uncacheable(&self, key: &EntryKey) -> bool {
-        let uncacheable = &self.shared.uncacheable;
-        !uncacheable.is_empty() && uncacheable.get(key).is_some_and(|until| until > Instant::now())
+        self.shared.uncacheable.get(key).is_some_and(|until| until > Instant::now())
     }
 }
 

@@ -246,3 +246,52 @@ async fn head_is_answered_from_a_stored_get_and_never_stored_itself() {
     assert_eq!(head().await, ("HIT".to_owned(), Some(HeaderValue::from_static("3"))));
     assert_eq!(get(&layer, &origin).await, words("HIT", "one"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_is_held_for_a_minute_at_most() {
+    fn lasting<const SECONDS: u64>() -> Origin {
+        Origin::new(|sender| {
+            Box::pin(async move {
+                sender.send(data("one")).unwrap();
+                tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+                sender.send(data("two")).unwrap();
+            })
+        })
+    }
+    let layer = Cache::in_memory().layer();
+    assert_eq!(get(&layer, &lasting::<70>()).await, words("MISS", "onetwo"));
+    assert_eq!(get(&layer, &lasting::<40>()).await, words("MISS", "onetwo"));
+    assert_eq!(get(&layer, &lasting::<70>()).await, words("HIT", "onetwo"));
+}
+
+/// Panics when it is read.
+struct Bomb;
+
+impl http_body::Body for Bomb {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        panic!("the body panics")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_is_read_once_and_leaves_its_place_to_the_next() {
+    let layer = Cache::in_memory().layer();
+    let bomb = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Bomb)) });
+    let request = Request::builder().uri("/page").body(()).unwrap();
+    let mut body = layer.layer(bomb).oneshot(request).await.unwrap().into_body();
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        http_body::Body::poll_frame(Pin::new(&mut body), &mut context).is_ready()
+    }));
+    assert!(read.is_err());
+    assert!(body.frame().await.is_none(), "it is over, and not polled again");
+    drop(body);
+    let began = Instant::now();
+    let origin = Origin::new(|sender| Box::pin(async move { sender.send(data("whole")).unwrap() }));
+    assert_eq!(get(&layer, &origin).await, words("MISS", "whole"));
+    assert!(began.elapsed() < Duration::from_secs(1), "nobody waited for the one that panicked");
+    assert_eq!(get(&layer, &origin).await, words("HIT", "whole"));
+}

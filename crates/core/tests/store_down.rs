@@ -9,6 +9,10 @@ use larder::{
     Cache, CacheLayer, MemoryStore, StoreError,
     testing::{Fault, Faulty},
 };
+use metrics_util::{
+    CompositeKey,
+    debugging::{DebugValue, DebuggingRecorder},
+};
 use std::{convert::Infallible, time::Duration};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
@@ -122,4 +126,47 @@ async fn requests_that_their_clients_give_up_do_not_open_the_breaker() {
     }
     store.set(Fault::None);
     assert_eq!(get(&layer, "/a").await.0, "HIT");
+}
+
+#[test]
+fn a_breaker_tells_its_state_and_how_often_it_changed() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    // The state, and what changed since this was last asked.
+    let told = || {
+        let mut told: Vec<(String, f64)> = Vec::new();
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let key: CompositeKey = key;
+            let label =
+                |name| key.key().labels().find(|label| label.key() == name).map(|label| label.value().to_owned());
+            match (key.key().name(), label("breaker").as_deref(), value) {
+                ("larder.breaker.state", Some("read"), DebugValue::Gauge(state)) => {
+                    told.push(("state".into(), state.0))
+                }
+                ("larder.breaker.transitions", Some("read"), DebugValue::Counter(times)) => {
+                    told.push((label("to").unwrap(), times as f64));
+                }
+                _ => {}
+            }
+        }
+        told.retain(|(_, value)| *value > 0.0);
+        told.sort_by(|a, b| a.0.cmp(&b.0));
+        told
+    };
+    let of = |told: &[(&str, f64)]| told.iter().map(|(word, value)| ((*word).to_owned(), *value)).collect::<Vec<_>>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let (store, layer) = cached();
+            store.set(Fault::Fails(unavailable()));
+            for _ in 0..6 {
+                get(&layer, "/a").await;
+            }
+            assert_eq!(told(), of(&[("open", 1.0), ("state", 2.0)]));
+            store.set(Fault::None);
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            get(&layer, "/a").await;
+            assert_eq!(told(), of(&[("closed", 1.0), ("half-open", 1.0)]), "and the state is zero");
+        });
+    });
 }

@@ -150,13 +150,18 @@ impl Client {
     ///
     /// Not as a command of our own: fred writes those to the socket one by one, which halves what a connection carries.
     pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
-        match Box::pin(self.reads.get::<Value, _>(key)).await.map_err(fault)? {
-            Value::Null => Ok(Reply::Nil),
-            Value::Bytes(bytes) => Ok(Reply::Bytes(bytes)),
-            Value::String(text) => Ok(Reply::Bytes(text.into_inner())),
-            // A key holds nothing else.
-            _ => Err(Fault::Foreign),
-        }
+        let value = Box::pin(self.reads.get::<Value, _>(key)).await.map_err(fault)?;
+        stored(value).ok_or(Fault::Foreign)
+    }
+
+    /// Reads many keys; there are as many replies, in their order.
+    pub(crate) async fn get_all(&self, keys: Vec<Bytes>) -> Result<Vec<Reply>, Fault> {
+        let count = keys.len();
+        let Value::Array(values) = Box::pin(self.reads.mget::<Value, _>(keys)).await.map_err(fault)? else {
+            return Err(Fault::Foreign);
+        };
+        let replies: Option<Vec<Reply>> = values.into_iter().map(stored).collect();
+        replies.filter(|replies| replies.len() == count).ok_or(Fault::Foreign)
     }
 
     /// Sends a command whose key, if it has one, is the argument at `key`.
@@ -218,6 +223,16 @@ impl Drop for Link {
 /// The digest by which Redis knows a script.
 pub(crate) fn digest(script: &str) -> String {
     fred::util::sha1_hash(script)
+}
+
+/// What a key holds; nothing, if no key of a string could.
+fn stored(value: Value) -> Option<Reply> {
+    match value {
+        Value::Null => Some(Reply::Nil),
+        Value::Bytes(bytes) => Some(Reply::Bytes(bytes)),
+        Value::String(text) => Some(Reply::Bytes(text.into_inner())),
+        _ => None,
+    }
 }
 
 fn reply(frame: Resp3Frame) -> Result<Reply, Fault> {

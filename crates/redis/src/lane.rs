@@ -109,6 +109,16 @@ impl Lane {
         result
     }
 
+    /// Reads many keys, unless there is no connection.
+    pub(crate) async fn get_all(&self, keys: Vec<Bytes>) -> Result<Vec<Reply>, Fault> {
+        if !self.is_open() {
+            return Err(Fault::Down);
+        }
+        let result = self.client.get_all(keys).await;
+        self.note(&result);
+        result
+    }
+
     /// Sends a command, unless there is no connection.
     pub(crate) async fn call(
         &self,
@@ -163,7 +173,7 @@ impl Lane {
         self.suspect.notify_one();
     }
 
-    fn note(&self, result: &Result<Reply, Fault>) {
+    fn note<T>(&self, result: &Result<T, Fault>) {
         match result {
             Err(Fault::Timeout | Fault::Connection(_)) => {
                 let now = self.elapsed().max(1);

@@ -45,7 +45,7 @@
 //!
 //! ```text
 //! ACL SETUSER larder on >the-password resetkeys ~shop:* ~{shop}* resetchannels &{shop}* -@all
-//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +pexpire +ping +pttl +set +time +unlink
+//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +mget +pexpire +ping +pttl +set +time +unlink
 //! ```
 //!
 //! The commands are also in [`ACL_COMMANDS`]. A database other than 0 takes `+select` too. Without `+client|id` and
@@ -66,11 +66,12 @@ mod config;
 mod fault;
 mod lane;
 mod measures;
+mod reads;
 mod store;
 
 pub use config::{ConfigError, ConnectError, RedisConfig};
 pub use store::RedisStore;
 
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.
-pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +pexpire +ping \
+pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +mget +pexpire +ping \
                                 +pttl +set +time +unlink";

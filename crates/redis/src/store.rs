@@ -9,6 +9,7 @@ use crate::{
     fault::Fault,
     lane::Lane,
     measures::{Measures, Operation},
+    reads::Reads,
 };
 use bytes::{Bytes, BytesMut};
 use larder::{
@@ -65,6 +66,8 @@ struct Shared {
 struct Core {
     /// For everything that is small.
     data: Arc<Lane>,
+    /// What is read on it.
+    reads: Arc<Reads>,
     /// For the chunks of large entries, behind which nothing small is to wait.
     bulk: Arc<Lane>,
     clock: Arc<Clock>,
@@ -126,6 +129,7 @@ impl RedisStore {
             tokio::spawn(Arc::clone(&bulk).keep_up(bulk_first)).abort_handle(),
         ];
         let core = Core {
+            reads: Reads::new(Arc::clone(&data), Handle::current()),
             data,
             bulk,
             clock,
@@ -333,7 +337,7 @@ impl Drop for Offer {
 impl Core {
     async fn get(&self, name: &str) -> Result<Found, Fault> {
         let key = Bytes::copy_from_slice(name.as_bytes());
-        let bytes = match self.data.get(key).await {
+        let bytes = match self.reads.get(key).await {
             Ok(Reply::Bytes(bytes)) => bytes,
             Ok(Reply::Nil) => return Ok(Found::Absent),
             Err(fault) if fault.is("WRONGTYPE") => return Ok(Found::Unreadable(Unreadable::Foreign)),
