@@ -141,7 +141,7 @@ fn a_breaker_tells_its_state_and_how_often_it_changed() {
                 |name| key.key().labels().find(|label| label.key() == name).map(|label| label.value().to_owned());
             match (key.key().name(), label("breaker").as_deref(), value) {
                 ("larder.breaker.state", Some("read"), DebugValue::Gauge(state)) => {
-                    told.push(("state".into(), state.0))
+                    told.push(("state".into(), state.0));
                 }
                 ("larder.breaker.transitions", Some("read"), DebugValue::Counter(times)) => {
                     told.push((label("to").unwrap(), times as f64));
