@@ -149,7 +149,7 @@ async fn a_lifetime_makes_a_hit_and_without_one_the_default_decides() {
     for (answer, options, expected) in [
         (LIVES, &[][..], "x-cache: HIT\r\n"),
         (SILENT, &[], "x-cache: BYPASS\r\n"),
-        (HEURISTIC, &[], "x-cache: BYPASS\r\n"),
+        (HEURISTIC, &[], "x-cache: HIT\r\n"),
         (SILENT, &["--default-ttl", "60"], "x-cache: HIT\r\n"),
     ] {
         let gateway = gateway(Upstream::answering(answer).await.address, options).await;

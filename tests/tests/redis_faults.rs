@@ -219,7 +219,7 @@ async fn a_foreign_reply_never_reaches_anybody() {
         put(&store, &key_of(number), text(number)).await;
     }
     let before = proxy.connections();
-    proxy.inject_every(500, b"$6\r\nPOISON\r\n");
+    proxy.inject_every(100, b"$6\r\nPOISON\r\n");
     let mut readers = JoinSet::new();
     for reader in 0..64_usize {
         let store = store.clone();

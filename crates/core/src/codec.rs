@@ -14,14 +14,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
     Content, Entry, EntryId, StoredResponse, Timestamp,
-    stored::{Basis, Delivery},
+    stored::{Basis, Delivery, StaleUse},
 };
 use std::time::Duration;
 
 /// The first bytes of every entry.
 pub const MAGIC: [u8; 4] = *b"LRDR";
 /// The version of the layout; a build reads its own only.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 /// Where the id of an entry stands among its bytes.
 pub const ID_RANGE: std::ops::Range<usize> = 8..24;
 
@@ -59,6 +59,9 @@ fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
     put_millis(bytes, response.initial_age);
     put_millis(bytes, response.lifetime);
     put_millis(bytes, response.keep);
+    for window in windows(response.stale) {
+        put_millis(bytes, window);
+    }
     bytes.put_u64_le(u64::try_from(response.origin_cost.as_micros()).unwrap_or(u64::MAX));
     bytes.put_u64_le(response.born);
     bytes.put_u64_le(response.generation);
@@ -76,6 +79,11 @@ fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
     }
     bytes.put_u64_le(response.body.len() as u64);
     bytes.put_slice(&response.body);
+}
+
+/// The times for which a stale response may be used, in the order in which they are stored.
+fn windows(stale: StaleUse) -> [Duration; 4] {
+    [stale.while_revalidate, stale.if_error, stale.if_unreachable, stale.if_accepted]
 }
 
 fn put_millis(bytes: &mut BytesMut, duration: Duration) {
@@ -128,6 +136,12 @@ impl Reader {
         let status = StatusCode::from_u16(status).map_err(|_| Unreadable::Corrupt)?;
         let received_at = Timestamp::from_millis(self.u64()?);
         let (initial_age, lifetime, keep) = (self.millis()?, self.millis()?, self.millis()?);
+        let stale = StaleUse {
+            while_revalidate: self.millis()?,
+            if_error: self.millis()?,
+            if_unreachable: self.millis()?,
+            if_accepted: self.millis()?,
+        };
         let origin_cost = Duration::from_micros(self.u64()?);
         let (born, generation) = (self.u64()?, self.u64()?);
         let basis = match self.u8()? {
@@ -161,6 +175,7 @@ impl Reader {
             initial_age,
             lifetime,
             keep,
+            stale,
             basis,
             origin_cost,
             tags,
@@ -240,6 +255,12 @@ mod tests {
             initial_age: Duration::from_millis(2),
             lifetime: Duration::from_millis(3),
             keep: Duration::from_millis(4),
+            stale: StaleUse {
+                while_revalidate: Duration::from_millis(8),
+                if_error: Duration::from_millis(9),
+                if_unreachable: Duration::from_millis(10),
+                if_accepted: Duration::from_millis(11),
+            },
             basis: Basis::Shared,
             origin_cost: Duration::from_micros(5),
             tags: vec!["a".into(), "é".into()],

@@ -2,10 +2,10 @@
 
 use crate::{
     CacheBuilder, CacheLayer,
-    background::Outlives,
+    background::{self, Outlives},
     body::CacheBody,
     budget::Budget,
-    fill::{Fill, UNCACHEABLE_FOR, release_after},
+    fill::{self, Fill, UNCACHEABLE_FOR, release_after},
     flights::{Flights, Follow, Joined, Lead, Release, Waited},
     layer::Rules,
     lease::Lease,
@@ -16,11 +16,15 @@ use crate::{
     store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
-    Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Namespace, Outcome, Reason, Received, Refusal,
-    Selected, Storing, Timestamp, VariantId, exchange::Answer, freshness::Arrival, signature::Signature,
+    Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Outcome, Reason,
+    Received, Refusal, Selected, Storing, Timestamp, VariantId,
+    exchange::{self, Answer},
+    freshness::Arrival,
+    invalidation::{is_done, is_unsafe, related},
+    signature::Signature,
 };
 use quick_cache::sync::Cache as Bounded;
 use std::{
@@ -29,7 +33,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 /// A cache: one store, and what all the layers over it share.
@@ -143,6 +147,12 @@ impl Cache {
         }
     }
 
+    fn pass(&self, grant: Option<Box<Grant>>, storing: Storing) {
+        if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
+            self.refuse(grant, refusal);
+        }
+    }
+
     fn is_uncacheable(&self, key: &EntryKey) -> bool {
         self.shared.uncacheable.get(key).is_some_and(|until| until > Instant::now())
     }
@@ -170,7 +180,8 @@ impl Front {
     {
         let (mut head, body) = request.into_parts();
         let around = Around::take(&self.cache, &mut head);
-        let marks = Marks { shows_key: self.rules.headers.shows_key(&mut head), is_nested: around.is_some() };
+        let shows_key = self.rules.headers.shows_key(&mut head);
+        let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false };
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks };
         let sought = visit.intake(&mut head);
@@ -189,6 +200,11 @@ impl Front {
             };
             match course {
                 Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
+                Course::Refresh(hit, key, errand, now) => {
+                    let answer = visit.answer(hit, &key, Reason::SwrRefresh, now);
+                    background::spawn(stay.refresh(*errand, Request::from_parts(head, body), origin));
+                    Ok(answer)
+                }
                 Course::Unsatisfied(key) => Ok(visit.unsatisfied(&key)),
                 Course::Forward(errand) if errand.grant.is_none() => {
                     Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
@@ -199,6 +215,65 @@ impl Front {
                 }
             }
         })
+    }
+
+    /// What a request changes, if it is done: the resource it is for, and where its response says so.
+    fn changes(&self, reason: Reason, head: &mut Parts) -> Option<Box<Parts>> {
+        let changes = reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe;
+        changes.then(|| {
+            let mut target = Request::new(()).into_parts().0;
+            (target.uri, target.headers, target.extensions) =
+                (head.uri.clone(), head.headers.clone(), head.extensions.clone());
+            Box::new(target)
+        })
+    }
+
+    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store.
+    async fn invalidate(&self, changes: Option<Box<Parts>>, response: &response::Parts) {
+        let Some(mut target) = changes.filter(|_| is_done(response.status)) else { return };
+        let related = related(&target, &response.headers);
+        let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
+        keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
+        let cache = self.cache.clone();
+        let purges = Outlives::new(async move {
+            for key in keys {
+                if let Err(error) = cache.purge(Purge::Key(key)).await {
+                    tracing::warn!(%error, "what a request has changed may still be stored");
+                }
+            }
+        });
+        drop(timeout(self.cache.shared.settings.store_budget, purges).await);
+    }
+
+    /// Removes what the origin has replaced with something that is not stored.
+    fn forget(&self, key: Option<&EntryKey>) {
+        let Some(key) = key.map(|key| key.key.clone()) else { return };
+        let cache = self.cache.clone();
+        background::run(async move { drop(cache.purge(Purge::Key(key)).await) });
+    }
+
+    /// Offers what the origin has confirmed to the store, and tells what becomes of it.
+    fn freshened(
+        &self,
+        admitted: Result<Box<Admission>, Refusal>,
+        grant: Option<Box<Grant>>,
+        key: Option<&EntryKey>,
+        now: Timestamp,
+    ) -> Storing {
+        match (admitted, grant) {
+            (Ok(admission), Some(grant)) => {
+                let ttl = admission.ttl(now);
+                let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
+                fill::freshen(self.cache.clone(), *admission, *grant);
+                storing
+            }
+            (Ok(_), None) => Storing::Untried,
+            (Err(refusal), grant) => {
+                self.cache.pass(grant, Storing::Refused(refusal));
+                self.forget(key);
+                Storing::Refused(refusal)
+            }
+        }
     }
 
     /// The metrics of the route that a request is for, as far as the framework tells it.
@@ -224,6 +299,8 @@ struct Marks {
     shows_key: bool,
     /// Whether another layer of the same cache is around this one, and leaves the decisions to it.
     is_nested: bool,
+    /// Whether nobody waits for the answer, and so nobody counts it.
+    is_background: bool,
 }
 
 /// A visit that lasts: it waits for a store, or for the origin.
@@ -243,6 +320,8 @@ impl Stay {
 enum Course {
     /// From a stored response, found for the reason given.
     Answer(Hit, EntryKey, Reason, Timestamp),
+    /// From a stored response that is stale, and revalidated in the background.
+    Refresh(Hit, EntryKey, Box<Errand>, Timestamp),
     /// From nowhere: the client accepts stored responses only.
     Unsatisfied(EntryKey),
     /// From the origin.
@@ -321,6 +400,7 @@ impl Visit<'_> {
             };
             let forward = match selected {
                 Selected::Hit(hit) => return Course::Answer(hit, key, copy, now),
+                Selected::Stale(hit, forward) => return self.refresh(hit, forward, key, now),
                 Selected::Unsatisfied => return Course::Unsatisfied(key),
                 Selected::Variant(of_variant, variant) => {
                     (lookup, key) = (of_variant, key.of_variant(variant));
@@ -339,13 +419,15 @@ impl Visit<'_> {
                 Joining::Leads(grant) => return Course::fetch(forward, grant),
                 Joining::Alone(reason) => {
                     let reason = reason.unwrap_or(forward.reason());
-                    return Course::alone(forward.look_again().without_store(reason, &head.headers), key);
+                    return Course::alone(Selected::Forward(forward.without_store(reason)), key);
                 }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, reason) => {
                     let now = self.front.cache.store().now();
                     match forward.look_again().select_fetched(&fetched, &head.headers, now) {
-                        Selected::Hit(hit) => return Course::Answer(hit, fetched.key, reason, now),
+                        Selected::Hit(hit) | Selected::Stale(hit, _) => {
+                            return Course::Answer(hit, fetched.key, reason, now);
+                        }
                         Selected::Unsatisfied => return Course::Unsatisfied(key),
                         Selected::Forward(forward) => (forward.look_again(), key.base()),
                         Selected::Variant(of_variant, _) => (of_variant.from_base(), key.base()),
@@ -369,6 +451,12 @@ impl Course {
             })),
             _ => Self::Unsatisfied(key),
         }
+    }
+
+    /// To the origin, in the background.
+    fn refresh(hit: Hit, forward: Forward, key: EntryKey, grant: Option<Box<Grant>>, now: Timestamp) -> Self {
+        let (reason, stored_at) = (forward.reason(), Some(key.clone()));
+        Self::Refresh(hit, key, Box::new(Errand { reason, key: stored_at, forward: Some(forward), grant }), now)
     }
 
     /// To the origin, for an answer that others wait for, or that may be stored.
@@ -397,6 +485,22 @@ enum Joining {
 }
 
 impl Visit<'_> {
+    /// Step 4 for a stale response that may answer meanwhile: whoever leads has it revalidated, and nobody waits.
+    fn refresh(&self, hit: Hit, forward: Forward, key: EntryKey, now: Timestamp) -> Course {
+        let grant = |lead| Box::new(Grant { key: key.clone(), lead, lease: None, unstored: None });
+        if !forward.may_collapse() {
+            let grant = Some(grant(None));
+            return Course::refresh(hit, forward, key, grant, now);
+        }
+        match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
+            Joined::Lead(lead) => {
+                let grant = Some(grant(Some(lead)));
+                Course::refresh(hit, forward, key, grant, now)
+            }
+            Joined::Landed(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, Reason::SwrUpdating, now),
+        }
+    }
+
     /// Step 4: joins those of this process who want the same, and asks the store for the right to fill.
     async fn join(
         &self,
@@ -442,6 +546,24 @@ impl Follow<Filling> {
 }
 
 impl Stay {
+    /// Steps 4 to 7 in the background: asks the store for the right to fill, which another process may have, and the
+    /// origin.
+    async fn refresh<S, Q, B>(mut self, mut errand: Errand, mut request: Request<Q>, origin: S)
+    where
+        S: Service<Request<Q>, Response = Response<B>>,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let (Some(grant), Some(forward)) = (&mut errand.grant, &errand.forward) else { return };
+        let store = self.front.cache.store();
+        let seen = forward.seen().map_or(Seen::Absent, Seen::Entry);
+        let Ok(Claim::Granted(ticket)) = store.claim(&grant.key, seen).await else { return };
+        grant.lease = Some(Lease::hold(store.clone(), ticket));
+        exchange::ask_for_all(request.headers_mut());
+        self.marks.is_background = true;
+        // What is stored of the answer is read to its end when it is dropped.
+        drop(self.forward(errand, request, origin).await);
+    }
+
     /// Steps 5 to 7: asks the origin, judges its answer, and copies the body if it is to be stored.
     async fn forward<S, Q, B>(
         self,
@@ -454,9 +576,15 @@ impl Stay {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let Errand { reason, key, forward, grant } = errand;
-        let is_judged = grant.is_some() || reason == Reason::KnownUncacheable;
+        let is_held = forward.as_ref().is_some_and(Forward::holds);
+        let is_judged = grant.is_some() || is_held || reason == Reason::KnownUncacheable;
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
-        let (request, lent) = Around::put(&self.front.cache, request, grant);
+        let (mut head, body) = request.into_parts();
+        let changes = self.front.changes(reason, &mut head);
+        if let Some(forward) = &forward {
+            forward.prepare(&mut head.headers);
+        }
+        let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant);
         let asked_at = Instant::now();
         let answered = async {
             poll_fn(|context| origin.poll_ready(context)).await?;
@@ -464,7 +592,15 @@ impl Stay {
         };
         let answered = answered.await;
         self.metrics.fetched(asked_at.elapsed(), answered.is_ok());
-        let (mut head, body) = answered?.into_parts();
+        let (mut head, body) = match (answered, forward.as_ref()) {
+            (Ok(response), _) => response.into_parts(),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(forward)) => {
+                let now = self.front.cache.store().now();
+                let hit = forward.fail(&headers, now).ok_or(error)?;
+                return Ok(self.visit().failed(hit, None, lent.take_back(), key.as_ref(), now));
+            }
+        };
         let caching = head.extensions.remove::<Caching>().unwrap_or_default();
         if head.extensions.remove::<Decided>().is_some_and(|by| by.0.is(&self.front.cache)) {
             return Ok(Response::from_parts(head, CacheBody::forwarded(body)));
@@ -481,8 +617,24 @@ impl Stay {
             }
             _ => Received::Pass(Storing::Untried),
         };
+        self.front.invalidate(changes, &head).await;
         let (storing, body) = match (received, lent.take_back()) {
-            (Received::Store(admission), Some(grant)) => {
+            (Received::Stale(hit), grant) => {
+                let status = (!caching.unreachable).then_some(head.status.as_u16());
+                return Ok(self.visit().failed(hit, status, grant, key.as_ref(), arrival.now));
+            }
+            (Received::Freshened(hit, admitted), grant) => {
+                let storing = self.front.freshened(admitted, grant, key.as_ref(), arrival.now);
+                let outcome = Outcome::Forwarded { reason: Reason::NotModified, status: head.status.as_u16(), storing };
+                return Ok(self.visit().respond(hit, key.as_ref(), outcome, arrival.now));
+            }
+            (Received::Store(admission), Some(mut grant)) => {
+                // Those who wait could not use it without asking the origin each for themselves.
+                if admission.is_for_validation_only()
+                    && let Some(lead) = grant.lead.take()
+                {
+                    lead.release(Release::GoAlone);
+                }
                 let ttl = admission.ttl(arrival.now);
                 let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
                 (storing, CacheBody::copied(body, Fill::begin(self.front.cache.clone(), admission, grant, asked_at)))
@@ -491,10 +643,13 @@ impl Stay {
                 key.as_ref().map(|key| self.front.cache.shared.uncacheable.remove(&key.base()));
                 (Storing::Untried, CacheBody::forwarded(body))
             }
+            (Received::Replaced(storing), grant) => {
+                self.front.cache.pass(grant, storing);
+                self.front.forget(key.as_ref());
+                (storing, CacheBody::forwarded(body))
+            }
             (Received::Pass(storing), grant) => {
-                if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
-                    self.front.cache.refuse(grant, refusal);
-                }
+                self.front.cache.pass(grant, storing);
                 (storing, CacheBody::forwarded(body))
             }
         };
@@ -512,9 +667,37 @@ impl<'f> Visit<'f> {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let ttl = hit.ttl(now);
-        let outcome =
-            if reason == Reason::Collapsed { Outcome::Collapsed { ttl } } else { Outcome::Hit { reason, ttl } };
-        let Answer { status, headers, body } = hit.answer(self.sign(outcome, Some(key)), now);
+        let outcome = match hit.staleness() {
+            None if reason == Reason::Collapsed => Outcome::Collapsed { ttl },
+            stale => Outcome::Hit { reason: stale.unwrap_or(reason), ttl },
+        };
+        self.respond(hit, Some(key), outcome, now)
+    }
+
+    /// The answer from a stored response, as the origin has failed.
+    fn failed<B>(
+        self,
+        hit: Hit,
+        status: Option<u16>,
+        grant: Option<Box<Grant>>,
+        key: Option<&EntryKey>,
+        now: Timestamp,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        if let Some(lead) = grant.and_then(|grant| grant.lead) {
+            lead.release(Release::GoAlone);
+        }
+        let outcome = Outcome::Failed { status, ttl: hit.ttl(now) };
+        self.respond(hit, key, outcome, now)
+    }
+
+    fn respond<B>(self, hit: Hit, key: Option<&EntryKey>, outcome: Outcome, now: Timestamp) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let Answer { status, headers, body } = hit.answer(self.sign(outcome, key), now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
         self.mark(response.extensions_mut());
@@ -538,7 +721,9 @@ impl<'f> Visit<'f> {
     where
         'f: 'k,
     {
-        self.metrics.request(outcome.reason());
+        if !self.marks.is_background {
+            self.metrics.request(outcome.reason());
+        }
         let key = key.filter(|_| self.marks.shows_key).map(|key| &key.key);
         let tells = self.front.rules.headers.tells(key);
         Signature { identifier: self.front.cache.identifier(), outcome, tells }

@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
-use larder_semantics::{Admission, EntryId, Refusal};
+use larder_semantics::{Admission, EntryId, Filling, Refusal};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -64,28 +64,39 @@ impl Fill {
         let Self { cache, admission, grant, copy, asked_at } = self;
         let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
         let filling = admission.complete(copy.freeze(), asked_at.elapsed(), id, rule);
-        let Grant { lead, lease, .. } = *grant;
-        if let Some(lead) = &lead {
-            lead.land(filling.clone());
-        }
-        let Some(ticket) = lease.and_then(|lease| lease.spend()) else {
-            return;
-        };
-        background::run(async move {
-            let refusal = match cache.store().fill(ticket, filling).await {
-                Ok(Filled::Stored) => return cache.observer().stored(),
-                Ok(Filled::Voided) => Refusal::TicketLost,
-                Err(_) => Refusal::StoreRefused,
-            };
-            cache.observer().skipped(refusal);
-            // Until here, whoever comes gets what was just fetched.
-            drop(lead);
-        });
+        store(cache, filling, *grant);
     }
 
     fn refuse(self, refusal: Refusal) {
         self.cache.refuse(self.grant, refusal);
     }
+}
+
+/// Offers a stored response that the origin has confirmed to the store anew.
+pub(crate) fn freshen(cache: Cache, admission: Admission, grant: Grant) {
+    let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
+    store(cache, admission.freshened(id, rule), grant);
+}
+
+/// Gives a response to those who wait for it, and offers it to the store.
+fn store(cache: Cache, filling: Filling, grant: Grant) {
+    let Grant { lead, lease, .. } = grant;
+    if let Some(lead) = &lead {
+        lead.land(filling.clone());
+    }
+    let Some(ticket) = lease.and_then(|lease| lease.spend()) else {
+        return;
+    };
+    background::run(async move {
+        let refusal = match cache.store().fill(ticket, filling).await {
+            Ok(Filled::Stored) => return cache.observer().stored(),
+            Ok(Filled::Voided) => Refusal::TicketLost,
+            Err(_) => Refusal::StoreRefused,
+        };
+        cache.observer().skipped(refusal);
+        // Until here, whoever comes gets what was just fetched.
+        drop(lead);
+    });
 }
 
 /// How long the responses of a resource count as uncacheable after one was refused.

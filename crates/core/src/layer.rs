@@ -1,7 +1,7 @@
 //! What is cached, and how: the settings of one layer.
 
 use crate::{Cache, DebugHeaders, Ttl, routing::Routing, service::CacheService};
-use http::{Method, StatusCode, request::Parts};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use larder_semantics::{
     Policy,
     key::{Key, KeyError, Template},
@@ -70,6 +70,12 @@ impl CacheLayer {
             complained: Arc::default(),
         };
         Self { cache, rules: Arc::new(rules) }
+    }
+
+    /// A layer with another set of rules to begin with, such as [`Policy::shared_cache`].
+    pub fn with_policy(cache: Cache, policy: Policy) -> Self {
+        let tier = if policy.lifetime.is_some() { Ttl::STANDARD.name() } else { "stated" };
+        Self::new(cache).set(|rules| (rules.policy, rules.tier) = (policy, tier))
     }
 
     /// The lifetime of responses that state none. Default [`Ttl::STANDARD`]; zero stores none of them.
@@ -266,6 +272,17 @@ impl Rules {
         };
         let key = key.and_then(|key| if key.is_empty() { Err(KeyError::Empty) } else { Ok(key) });
         key.inspect_err(|error| self.complain(error)).ok()
+    }
+
+    /// The key of GET for another resource of the same origin as `target`, if keys are made of nothing but the request.
+    pub(crate) fn key_of(&self, target: &Parts, uri: Uri) -> Option<Key> {
+        let KeyRule::Request = self.key else { return None };
+        let mut head = Request::new(()).into_parts().0;
+        (head.uri, head.headers) = (uri, target.headers.clone());
+        if let Some(authority) = target.uri.authority() {
+            let _ = head.headers.try_insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
+        }
+        Key::of_request(&head).ok()
     }
 
     fn fill(&self, template: &Template, head: &mut Parts, routing: Option<&Arc<dyn Routing>>) -> Result<Key, KeyError> {

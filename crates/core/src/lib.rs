@@ -31,7 +31,7 @@ pub use guard::{Deadlines, Guard};
 pub use headers::DebugHeaders;
 pub use larder_semantics as semantics;
 pub use larder_semantics::{
-    Caching, Reason, Refusal, Verdict,
+    Caching, Policy, Reason, Refusal, Verdict,
     key::{Key, KeyError, Template},
 };
 pub use layer::{CacheLayer, ConfigError};

@@ -60,6 +60,7 @@ fn response(store: &impl Store, body: impl Into<Bytes>) -> Arc<Entry> {
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(60),
         keep: Duration::ZERO,
+        stale: Default::default(),
         basis: Basis::Response,
         origin_cost: Duration::from_micros(1),
         tags: vec!["tag".to_owned()],

@@ -1,8 +1,8 @@
 //! Cache directives of requests and responses, parsed once (RFC 9111 section 5.2, RFC 5861, RFC 8246, RFC 9213).
 //!
 //! Where a directive cannot be read as it was meant, the reading that caches less is taken: a lifetime that is no
-//! number is zero, of two lifetimes the shorter counts, a qualified `no-cache="field"` or `private="field"` counts as
-//! the unqualified form, and a member that is not even a token marks the whole field as malformed.
+//! number is zero, of two lifetimes the shorter counts, a qualified `no-cache` or `private` whose field names cannot be
+//! read counts as the unqualified form, and a member that is not even a token marks the whole field as malformed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sfv::{Dictionary, ListEntry, Parser};
@@ -11,15 +11,21 @@ use std::time::Duration;
 /// The header field that RFC 9213 targets at shared caches run by the origin's operator.
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
+/// An older one of the same purpose and nearly the same form (W3C Note, Edge Architecture Specification).
+pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
 /// What a response says about being cached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseDirectives {
     /// `no-store`.
     pub no_store: bool,
-    /// `no-cache`, with or without field names.
+    /// `no-cache` without field names.
     pub no_cache: bool,
-    /// `private`, with or without field names.
+    /// `private` without field names.
     pub private: bool,
+    /// The fields named by qualified forms of `no-cache` and `private`, which are not stored (RFC 9111 sections 5.2.2.4
+    /// and 5.2.2.7).
+    pub unstored_fields: Vec<HeaderName>,
     /// `public`.
     pub public: bool,
     /// `must-revalidate`.
@@ -32,6 +38,10 @@ pub struct ResponseDirectives {
     pub max_age: Option<Duration>,
     /// `s-maxage`; zero when its value is no number.
     pub s_maxage: Option<Duration>,
+    /// `stale-while-revalidate` (RFC 5861 section 3); zero when its value is no number.
+    pub stale_while_revalidate: Option<Duration>,
+    /// `stale-if-error` (RFC 5861 section 4); zero when its value is no number.
+    pub stale_if_error: Option<Duration>,
     /// A member could not be read at all, and might have been anything.
     pub malformed: bool,
     /// The directives come from a targeted field, beside which `Expires` does not count (RFC 9213 section 2.2).
@@ -39,14 +49,15 @@ pub struct ResponseDirectives {
 }
 
 impl ResponseDirectives {
-    /// Parses the directives of a response: those of `CDN-Cache-Control` when it is there, a dictionary and not empty
-    /// (RFC 9213 section 2.1), else those of `Cache-Control`.
-    pub fn parse(headers: &HeaderMap) -> Self {
-        Self::targeted(headers).unwrap_or_else(|| Self::of_field(headers, &header::CACHE_CONTROL))
+    /// Parses the directives of a response: those of the first of `targets` that is there, a dictionary and not empty
+    /// (RFC 9213 section 2.2), else those of `Cache-Control`.
+    pub fn parse(headers: &HeaderMap, targets: &[HeaderName]) -> Self {
+        let targeted = targets.iter().find_map(|target| Self::targeted(headers, target));
+        targeted.unwrap_or_else(|| Self::of_field(headers, &header::CACHE_CONTROL))
     }
 
-    fn targeted(headers: &HeaderMap) -> Option<Self> {
-        let lines: Vec<&[u8]> = headers.get_all(CDN_CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
+    fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<Self> {
+        let lines: Vec<&[u8]> = headers.get_all(target).iter().map(HeaderValue::as_bytes).collect();
         if lines.is_empty() {
             return None;
         }
@@ -56,11 +67,14 @@ impl ResponseDirectives {
         }
         let mut all = Self { targeted: true, ..Self::default() };
         for (name, value) in dictionary {
-            let seconds = || match &value {
-                ListEntry::Item(item) => item.bare_item.as_integer().and_then(|n| u64::try_from(i64::from(n)).ok()),
-                ListEntry::InnerList(_) => None,
+            let (seconds, fields) = match &value {
+                ListEntry::Item(item) => {
+                    let number = item.bare_item.as_integer().and_then(|n| u64::try_from(i64::from(n)).ok());
+                    (number, item.bare_item.as_string().map(|text| text.as_str().as_bytes().to_vec()))
+                }
+                ListEntry::InnerList(_) => (None, None),
             };
-            all.set(name.as_str(), || seconds().map(Duration::from_secs));
+            all.set(name.as_str(), || seconds.map(Duration::from_secs), fields.as_deref());
         }
         Some(all)
     }
@@ -69,25 +83,31 @@ impl ResponseDirectives {
         let mut all = Self::default();
         for member in members(headers, field) {
             match member.name() {
-                Some(name) => all.set(name, || member.seconds()),
+                Some(name) => all.set(name, || member.seconds(), member.quoted()),
                 None => all.malformed = true,
             }
         }
         all
     }
 
-    /// Takes note of a directive. Whatever value stands where none belongs, the directive counts.
-    fn set(&mut self, name: &str, seconds: impl FnOnce() -> Option<Duration>) {
+    /// Takes note of a directive, whose value may be a number or a quoted list of fields. Whatever value stands where
+    /// none belongs, the directive counts.
+    fn set(&mut self, name: &str, seconds: impl FnOnce() -> Option<Duration>, quoted: Option<&[u8]>) {
         match name {
             "no-store" => self.no_store = true,
-            "no-cache" => self.no_cache = true,
-            "private" => self.private = true,
+            "no-cache" | "private" => match quoted.and_then(fields) {
+                Some(fields) => self.unstored_fields.extend(fields),
+                None if name == "private" => self.private = true,
+                None => self.no_cache = true,
+            },
             "public" => self.public = true,
             "must-revalidate" => self.must_revalidate = true,
             "proxy-revalidate" => self.proxy_revalidate = true,
             "must-understand" => self.must_understand = true,
             "max-age" => shorten(&mut self.max_age, seconds()),
             "s-maxage" => shorten(&mut self.s_maxage, seconds()),
+            "stale-while-revalidate" => shorten(&mut self.stale_while_revalidate, seconds()),
+            "stale-if-error" => shorten(&mut self.stale_if_error, seconds()),
             _ => {}
         }
     }
@@ -108,6 +128,8 @@ pub struct RequestDirectives {
     pub no_cache: bool,
     /// `only-if-cached`.
     pub only_if_cached: bool,
+    /// `max-stale`; the longest time there is without a value, none when its value is no number.
+    pub max_stale: Option<Duration>,
     /// `max-age`; zero when its value is no number.
     pub max_age: Option<Duration>,
     /// `min-fresh`; the longest time there is when its value is no number.
@@ -124,6 +146,10 @@ impl RequestDirectives {
                 Some("no-cache") => all.no_cache = true,
                 Some("only-if-cached") => all.only_if_cached = true,
                 Some("max-age") => shorten(&mut all.max_age, member.seconds()),
+                Some("max-stale") if member.value.is_none() => {
+                    all.max_stale = Some(all.max_stale.unwrap_or(Duration::MAX));
+                }
+                Some("max-stale") => shorten(&mut all.max_stale, member.seconds()),
                 Some("min-fresh") => {
                     let asked = member.seconds().unwrap_or(Duration::MAX);
                     all.min_fresh = Some(all.min_fresh.map_or(asked, |known| known.max(asked)));
@@ -144,10 +170,18 @@ fn shorten(kept: &mut Option<Duration>, seconds: Option<Duration>) {
     *kept = Some(kept.map_or(stated, |known| known.min(stated)));
 }
 
+/// The field names of a qualified directive; `None` when there are none, or one is no name.
+fn fields(list: &[u8]) -> Option<Vec<HeaderName>> {
+    let names = list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    let fields: Vec<HeaderName> = names.map(HeaderName::from_bytes).collect::<Result<_, _>>().ok()?;
+    (!fields.is_empty()).then_some(fields)
+}
+
 /// One member of a comma-separated directive list: `name` or `name=value`.
 struct Member {
     name: Option<String>,
     value: Option<Vec<u8>>,
+    is_quoted: bool,
 }
 
 impl Member {
@@ -160,8 +194,13 @@ impl Member {
         delta_seconds(self.value.as_deref()?)
     }
 
+    /// The text of a quoted value. A list of fields has no other form (RFC 9111 section 5.2.2.4).
+    fn quoted(&self) -> Option<&[u8]> {
+        self.value.as_deref().filter(|_| self.is_quoted)
+    }
+
     fn parse(text: &[u8]) -> Self {
-        let malformed = Self { name: None, value: None };
+        let malformed = Self { name: None, value: None, is_quoted: false };
         let (name, value) = match text.iter().position(|&byte| byte == b'=') {
             Some(at) => (&text[..at], Some(&text[at + 1..])),
             None => (text, None),
@@ -169,12 +208,13 @@ impl Member {
         if name.is_empty() || !name.iter().all(|&byte| is_token_byte(byte)) {
             return malformed;
         }
+        let is_quoted = value.is_some_and(|value| value.starts_with(b"\""));
         let value = match value.map(unquote) {
             Some(None) => return malformed,
             Some(value) => value,
             None => None,
         };
-        Self { name: Some(String::from_utf8_lossy(name).to_ascii_lowercase()), value }
+        Self { name: Some(String::from_utf8_lossy(name).to_ascii_lowercase()), value, is_quoted }
     }
 }
 
@@ -184,7 +224,7 @@ fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item
 }
 
 /// Splits at the commas that stand outside quoted strings; a quote that never ends takes the rest of the line with it.
-fn split_members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn split_members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     line.split(move |&byte| {
         match byte {
@@ -241,7 +281,7 @@ mod tests {
     use http::HeaderValue;
 
     fn response(lines: &[&str]) -> ResponseDirectives {
-        ResponseDirectives::parse(&fields("cache-control", lines))
+        ResponseDirectives::parse(&fields("cache-control", lines), &[CDN_CACHE_CONTROL])
     }
 
     fn fields(name: &'static str, lines: &[&str]) -> HeaderMap {
@@ -305,10 +345,30 @@ mod tests {
     }
 
     #[test]
-    fn qualified_forms_count_as_the_unqualified() {
-        assert!(response(&["private=\"set-cookie\""]).private);
-        assert!(response(&["no-cache=\"a, b\", max-age=5"]).no_cache);
+    fn qualified_forms_name_fields_and_count_as_the_unqualified_when_they_do_not() {
+        let read = |line| {
+            let read = response(&[line]);
+            (
+                read.private,
+                read.no_cache,
+                read.unstored_fields.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(" "),
+            )
+        };
+        let cases = [
+            ("private=\"set-cookie\"", (false, false, "set-cookie")),
+            ("no-cache=\"A, b\", private=\"c\"", (false, false, "a b c")),
+            ("private, private=\"c\"", (true, false, "c")),
+            ("private=\"\"", (true, false, "")),
+            ("private=set-cookie", (true, false, "")),
+            ("private=\"set cookie\"", (true, false, "")),
+            ("no-cache=\",\"", (false, true, "")),
+            ("no-cache=1", (false, true, "")),
+        ];
+        for (line, (private, no_cache, fields)) in cases {
+            assert_eq!(read(line), (private, no_cache, fields.to_owned()), "{line}");
+        }
         assert!(response(&["no-store=1"]).no_store);
+        assert!(response(&["no-store=\"a\""]).no_store);
     }
 
     #[test]
@@ -316,7 +376,7 @@ mod tests {
         let read = |targeted: &'static str, other: &'static str| {
             let mut headers = fields("cache-control", &[other]);
             headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
-            ResponseDirectives::parse(&headers)
+            ResponseDirectives::parse(&headers, &[CDN_CACHE_CONTROL])
         };
         let taken = read("max-age=60", "private");
         assert_eq!((taken.private, taken.max_age, taken.targeted), (false, seconds(60), true));
@@ -333,7 +393,7 @@ mod tests {
         for targeted in ["", ",", "Max-Age=60", "max-age=60,", "0a=1, max-age=60", "max-age=\"60", "max-age=60 s"] {
             let mut headers = fields("cache-control", &["no-store"]);
             headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
-            assert!(ResponseDirectives::parse(&headers).no_store, "{targeted}");
+            assert!(ResponseDirectives::parse(&headers, &[CDN_CACHE_CONTROL]).no_store, "{targeted}");
         }
     }
 

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! Intake::of(head, policy)            -> Bypass | Lookup
-//! Lookup::select(entry, headers, now) -> Hit | Variant | Forward | Unsatisfied
-//! Forward::receive(head, ..)          -> Store(Admission) | Pass
+//! Lookup::select(entry, headers, now) -> Hit | Stale(Hit, Forward) | Variant | Forward | Unsatisfied
+//! Forward::prepare(headers)           asks the origin whether what is held still holds
+//! Forward::receive(head, ..)          -> Store(Admission) | Freshened(Hit, Admission) | Stale(Hit) | Pass
+//! Forward::fail(headers, now)         -> Hit, when the origin cannot be reached
 //! Admission::complete(body, ..)       -> what to store
 //! ```
 
@@ -12,11 +14,13 @@ use crate::{
     freshness::Arrival,
     key::{EntryKey, VariantId},
     policy::{self, Caching, Policy},
+    range,
     reason::{Reason, Refusal, Storing},
     signature::Signature,
-    stored::{self, Basis, Content, Delivery, Entry, EntryId, StoredResponse},
+    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
     storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
+    validation::{self, Form, Validators},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
@@ -48,19 +52,10 @@ impl Intake {
         };
         let credentials =
             if told.has_credentials { Credentials::of(&head.headers, policy) } else { Credentials::default() };
-        Self::Lookup(Lookup { is_head: head.method == Method::HEAD, credentials, client, variant: None })
+        let asks_for_less = told.asks_for_less;
+        Self::Lookup(Lookup { method: head.method.clone(), asks_for_less, credentials, client, variant: None })
     }
 }
-
-/// The request headers whose answer may be less than the whole representation.
-const PART_REQUESTS: [HeaderName; 6] = [
-    header::RANGE,
-    header::IF_NONE_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_MATCH,
-    header::IF_UNMODIFIED_SINCE,
-    header::IF_RANGE,
-];
 
 /// What the names of a request's fields tell, read in one pass: every request pays for it.
 #[derive(Default)]
@@ -69,7 +64,18 @@ struct Told {
     has_content: bool,
     /// There may be credentials.
     has_credentials: bool,
+    /// There are preconditions, or ranges.
+    asks_for_less: bool,
 }
+
+const ASK_FOR_LESS: [HeaderName; 6] = [
+    header::RANGE,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
 
 impl Told {
     fn by(headers: &HeaderMap) -> Self {
@@ -78,6 +84,7 @@ impl Told {
             told.has_content |= *name == header::TRANSFER_ENCODING;
             told.has_content |= *name == header::CONTENT_LENGTH && value.as_bytes() != b"0";
             told.has_credentials |= *name == header::COOKIE || *name == header::AUTHORIZATION;
+            told.asks_for_less |= ASK_FOR_LESS.contains(name);
         }
         told
     }
@@ -86,7 +93,9 @@ impl Told {
 /// A request that a stored response may answer.
 #[derive(Debug, Clone)]
 pub struct Lookup {
-    is_head: bool,
+    method: Method,
+    /// Whether there are preconditions or ranges.
+    asks_for_less: bool,
     credentials: Credentials,
     client: RequestDirectives,
     variant: Option<Rule>,
@@ -104,6 +113,8 @@ struct Rule {
 pub enum Selected {
     /// The stored response answers.
     Hit(Hit),
+    /// The stored response answers, stale, while the origin is asked in the background.
+    Stale(Hit, Forward),
     /// The resource varies: the same lookup is to be made for this variant.
     Variant(Lookup, VariantId),
     /// The origin is to be asked.
@@ -128,9 +139,27 @@ impl Lookup {
                 return Selected::Variant(Self { variant: rule, ..self }, variant);
             }
         };
-        match self.unusable(response, now) {
-            Some(reason) => self.forward(reason, Some(entry.id), headers),
-            None => Selected::Hit(Hit { entry, is_head: self.is_head }),
+        let form = self.form(headers, response);
+        match (self.fitness(response, now), form) {
+            (Fitness::Fresh, Some(form)) => Selected::Hit(Hit { entry, form, stale: None }),
+            (Fitness::Accepted, Some(form)) => Selected::Hit(Hit { entry, form, stale: Some(Reason::MaxStale) }),
+            (Fitness::StaleWhileRevalidated, Some(form)) if !headers.contains_key(header::RANGE) => {
+                let hit = Hit { entry: entry.clone(), form, stale: Some(Reason::SwrRefresh) };
+                match self.forward(Reason::Expired, Some(entry), headers) {
+                    Selected::Forward(forward) if forward.storable => Selected::Stale(hit, forward),
+                    _ => Selected::Hit(hit),
+                }
+            }
+            (Fitness::Foreign(reason), _) => {
+                let seen = Some(entry.id);
+                self.forward(reason, None, headers).having_seen(seen)
+            }
+            (Fitness::Unfit(reason), Some(_)) => self.forward(reason, Some(entry), headers),
+            (Fitness::StaleWhileRevalidated, Some(_)) => self.forward(Reason::Expired, Some(entry), headers),
+            (_, None) => {
+                let seen = Some(entry.id);
+                self.forward(Reason::ClientDirective, None, headers).having_seen(seen)
+            }
         }
     }
 
@@ -159,34 +188,86 @@ impl Lookup {
         self.forward(reason, None, headers)
     }
 
-    /// Why a stored response does not answer this request, if so.
-    fn unusable(&self, response: &StoredResponse, now: Timestamp) -> Option<Reason> {
-        let age = response.age(now);
-        if response.basis == Basis::Policy && self.credentials.authorization {
-            return Some(Reason::Authorization);
+    /// What of a stored response answers; `None` when only the origin can tell.
+    fn form(&self, headers: &HeaderMap, response: &StoredResponse) -> Option<Form> {
+        match self.method {
+            _ if self.asks_for_less => Form::of(&self.method, headers, response),
+            Method::HEAD => Some(Form::Head),
+            _ => Some(Form::Whole),
         }
-        if response.basis == Basis::Policy && self.credentials.cookie {
-            return Some(Reason::Cookie);
-        }
-        if self.client.no_cache || self.client.no_store {
-            return Some(Reason::ClientDirective);
-        }
-        let Some(left) = response.lifetime.checked_sub(age).filter(|left| !left.is_zero()) else {
-            return Some(Reason::Expired);
-        };
-        let too_old = self.client.max_age.is_some_and(|limit| age > limit);
-        let too_soon_stale = self.client.min_fresh.is_some_and(|asked| left < asked);
-        (too_old || too_soon_stale).then_some(Reason::TooOldForRequest)
     }
 
-    fn forward(self, reason: Reason, seen: Option<EntryId>, headers: &HeaderMap) -> Selected {
+    /// Whether a stored response may answer this request (RFC 9111 section 4).
+    fn fitness(&self, response: &StoredResponse, now: Timestamp) -> Fitness {
+        if response.basis == Basis::Policy && self.credentials.authorization {
+            return Fitness::Foreign(Reason::Authorization);
+        }
+        if response.basis == Basis::Policy && self.credentials.cookie {
+            return Fitness::Foreign(Reason::Cookie);
+        }
+        if self.client.no_store {
+            return Fitness::Foreign(Reason::ClientDirective);
+        }
+        if self.client.no_cache {
+            return Fitness::Unfit(Reason::ClientDirective);
+        }
+        let age = response.age(now);
+        if self.client.max_age.is_some_and(|limit| age > limit) {
+            return Fitness::Unfit(Reason::TooOldForRequest);
+        }
+        let left = response.lifetime.saturating_sub(age);
+        let stale = response.staleness(now);
+        match self.client {
+            _ if left.is_zero() && stale < response.stale.while_revalidate => Fitness::StaleWhileRevalidated,
+            RequestDirectives { max_stale: Some(limit), .. }
+                if left.is_zero() && stale <= limit && stale < response.stale.if_accepted =>
+            {
+                Fitness::Accepted
+            }
+            _ if left.is_zero() => Fitness::Unfit(Reason::Expired),
+            RequestDirectives { min_fresh: Some(asked), .. } if left < asked => {
+                Fitness::Unfit(Reason::TooOldForRequest)
+            }
+            _ => Fitness::Fresh,
+        }
+    }
+
+    /// To the origin, with the stored response that it may confirm, or that answers if it fails.
+    fn forward(self, reason: Reason, held: Option<Arc<Entry>>, headers: &HeaderMap) -> Selected {
         if self.client.only_if_cached {
             return Selected::Unsatisfied;
         }
         let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
-        let asks_for_part = PART_REQUESTS.iter().any(|field| headers.contains_key(field));
-        let storable = !self.is_head && !asks_for_part && !self.client.no_store;
-        Selected::Forward(Forward { reason, seen, storable, lookup: self })
+        let seen = held.as_ref().map(|entry| entry.id);
+        let forward = Forward { reason, seen, held, storable: false, lookup: self };
+        let asks_for_part = headers.contains_key(header::RANGE) && !forward.can_ask();
+        // An answer to HEAD is stored only when it confirms what is held.
+        let is_of_use = forward.lookup.method != Method::HEAD || forward.held.is_some();
+        let storable = is_of_use && !asks_for_part && !forward.lookup.client.no_store;
+        Selected::Forward(Forward { storable, ..forward })
+    }
+}
+
+/// Whether a stored response may answer a request.
+enum Fitness {
+    /// It may.
+    Fresh,
+    /// It is stale, and the client accepts that.
+    Accepted,
+    /// It is stale, and may answer while it is revalidated.
+    StaleWhileRevalidated,
+    /// It may, if the origin confirms it.
+    Unfit(Reason),
+    /// It is not for this request at all.
+    Foreign(Reason),
+}
+
+impl Selected {
+    fn having_seen(self, seen: Option<EntryId>) -> Self {
+        match self {
+            Self::Forward(forward) => Self::Forward(Forward { seen, ..forward }),
+            other => other,
+        }
     }
 }
 
@@ -194,7 +275,9 @@ impl Lookup {
 #[derive(Debug)]
 pub struct Hit {
     entry: Arc<Entry>,
-    is_head: bool,
+    form: Form,
+    /// Why it may answer although it is stale, if it is.
+    stale: Option<Reason>,
 }
 
 /// A stored response as it answers.
@@ -214,20 +297,48 @@ impl Hit {
         self.response().map_or(0, |response| response.ttl(now))
     }
 
-    /// The answer, signed; HEAD gets no body, and the length of GET's.
+    /// Why it may answer although it is stale, if it is.
+    pub fn staleness(&self) -> Option<Reason> {
+        self.stale
+    }
+
+    /// The same, when another request has it revalidated.
+    #[must_use]
+    pub fn updating(self) -> Self {
+        Self { stale: Some(Reason::SwrUpdating), ..self }
+    }
+
+    /// The answer, signed, in the form that the request asked for.
     pub fn answer(self, signature: Signature<'_>, now: Timestamp) -> Answer {
-        let is_head = self.is_head;
-        let Some(mut answer) = self.into_answer(signature, now) else {
+        let (form, id) = (self.form.clone(), self.entry.id);
+        let Some(Answer { mut status, mut headers, body }) = self.into_answer(signature, now) else {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             return Answer { status, headers: HeaderMap::new(), body: Bytes::new() };
         };
-        if is_head {
-            let body = std::mem::take(&mut answer.body);
-            if !answer.headers.contains_key(header::CONTENT_LENGTH) && answer.status != StatusCode::NO_CONTENT {
-                let _ = answer.headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let body = match form {
+            Form::Whole => body,
+            Form::Head => {
+                if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
+                    let _ = headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+                }
+                Bytes::new()
             }
-        }
-        answer
+            Form::NotModified => {
+                status = StatusCode::NOT_MODIFIED;
+                validation::leave_for_not_modified(&mut headers);
+                Bytes::new()
+            }
+            Form::Parts(parts) => {
+                status = StatusCode::PARTIAL_CONTENT;
+                range::partial(&parts, id, &mut headers, &body)
+            }
+            Form::Unsatisfiable => {
+                status = StatusCode::RANGE_NOT_SATISFIABLE;
+                range::leave_for_unsatisfiable(&mut headers, body.len());
+                Bytes::new()
+            }
+        };
+        Answer { status, headers, body }
     }
 
     /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
@@ -266,11 +377,20 @@ pub struct Asked {
     pub headers: HeaderMap,
 }
 
+/// Takes out of a request what asks for less than a whole response.
+pub fn ask_for_all(request: &mut HeaderMap) {
+    for field in ASK_FOR_LESS {
+        request.remove(field);
+    }
+}
+
 /// A request that goes to the origin.
 #[derive(Debug)]
 pub struct Forward {
     reason: Reason,
     seen: Option<EntryId>,
+    /// The stored response that the origin may confirm.
+    held: Option<Arc<Entry>>,
     storable: bool,
     lookup: Lookup,
 }
@@ -280,8 +400,14 @@ pub struct Forward {
 pub enum Received {
     /// It is stored, once its body is whole.
     Store(Box<Admission>),
+    /// It confirms what is stored, which answers, and is stored anew if it may be.
+    Freshened(Hit, Result<Box<Admission>, Refusal>),
+    /// It is an error; what is stored answers, stale.
+    Stale(Hit),
     /// It is passed on only.
     Pass(Storing),
+    /// It is passed on only, and what is stored is no longer what the origin has.
+    Replaced(Storing),
 }
 
 impl Forward {
@@ -295,19 +421,50 @@ impl Forward {
         self.seen
     }
 
+    /// Whether there is a stored response that the origin may confirm, or that answers in its place.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Whether the answer may be stored, should its head allow it.
     pub fn may_store(&self) -> bool {
         self.storable
     }
 
-    /// Whether requests like this one may wait for its answer, and it for theirs: not those with credentials.
+    /// Whether requests like this one may wait for its answer, and it for theirs: not those with credentials, not those
+    /// whose answer may be less than a whole response, and not those for what must be validated each time.
     pub fn may_collapse(&self) -> bool {
-        self.storable && !self.lookup.credentials.any() && self.reason.forward() != Some("request")
+        self.storable
+            && self.lookup.method != Method::HEAD
+            && !self.lookup.credentials.any()
+            && self.reason.forward() != Some("request")
+            && !self.lookup.asks_for_less
+            && self.held().is_none_or(|held| !held.lifetime.is_zero())
+    }
+
+    /// The same, and why there is nothing to be stored.
+    #[must_use]
+    pub fn without_store(self, reason: Reason) -> Self {
+        Self { reason, ..self }
     }
 
     /// Goes back to looking up, from the resource's own entry.
     pub fn look_again(self) -> Lookup {
         self.lookup.from_base()
+    }
+
+    /// Makes the request ask whether the stored response still holds, if there is one that can be asked for
+    /// (RFC 9111 section 4.3.1). A part is then not asked for: should the origin have another response, it is stored.
+    pub fn prepare(&self, request: &mut HeaderMap) {
+        if let Some(held) = self.held().filter(|_| self.can_ask()) {
+            validation::ask(request, held);
+            request.remove(header::RANGE);
+        }
+    }
+
+    /// What answers when the origin cannot be reached: what is stored, as long as that is allowed.
+    pub fn fail(&self, request: &HeaderMap, now: Timestamp) -> Option<Hit> {
+        self.stale_for(request, now, |stale| stale.if_unreachable)
     }
 
     /// Judges the head of the origin's answer, and what the handler said beside it.
@@ -319,29 +476,126 @@ impl Forward {
         policy: &Policy,
         arrival: Arrival,
     ) -> Received {
-        if !self.storable {
+        if is_error(response.status) {
+            let window = |stale: StaleUse| if caching.unreachable { stale.if_unreachable } else { stale.if_error };
+            if let Some(hit) = self.stale_for(&asked.headers, arrival.now, window) {
+                return Received::Stale(hit);
+            }
+        }
+        if let Some(held) = self.held.clone()
+            && let Content::Response(stored) = &held.content
+            && self.confirms(stored, response)
+        {
+            return self.freshen(asked, stored, response, caching, policy, arrival);
+        }
+        let replaces = self.held.is_some() && !self.lookup.credentials.any() && replaces(response.status);
+        let passed = |storing| if replaces { Received::Replaced(storing) } else { Received::Pass(storing) };
+        if !self.storable || self.lookup.method == Method::HEAD {
             return Received::Pass(Storing::Untried);
         }
+        match self.admit(asked, response.status, response.headers.clone(), caching, policy, arrival) {
+            Ok(admission) => Received::Store(admission),
+            Err(refusal) => passed(Storing::Refused(refusal)),
+        }
+    }
+
+    fn held(&self) -> Option<&StoredResponse> {
+        self.held.as_deref().and_then(|entry| match &entry.content {
+            Content::Response(response) => Some(response),
+            Content::Variants(_) => None,
+        })
+    }
+
+    /// Whether there is a stored response that the origin can be asked about.
+    fn can_ask(&self) -> bool {
+        self.held().is_some_and(|held| Validators::of(&held.headers).any())
+    }
+
+    fn stale_for(&self, request: &HeaderMap, now: Timestamp, window: impl Fn(StaleUse) -> Duration) -> Option<Hit> {
+        let (entry, held) = (self.held.clone()?, self.held()?);
+        let form = self.lookup.form(request, held).unwrap_or(Form::Whole);
+        let is_allowed = held.staleness(now) < window(held.stale);
+        is_allowed.then_some(Hit { entry, form, stale: Some(Reason::ErrorStale) })
+    }
+
+    /// Whether a response says that the stored one still holds.
+    fn confirms(&self, stored: &StoredResponse, response: &response::Parts) -> bool {
+        match response.status {
+            StatusCode::NOT_MODIFIED => self.can_ask(),
+            StatusCode::OK if self.lookup.method == Method::HEAD => {
+                stored.status == StatusCode::OK && validation::is_confirmed_by_head(stored, &response.headers)
+            }
+            _ => false,
+        }
+    }
+
+    /// Freshens the stored response with the head of the one that confirms it (RFC 9111 section 4.3.4).
+    fn freshen(
+        self,
+        asked: Asked,
+        stored: &StoredResponse,
+        confirming: &response::Parts,
+        caching: &Caching,
+        policy: &Policy,
+        arrival: Arrival,
+    ) -> Received {
+        let form = self.lookup.form(&asked.headers, stored).unwrap_or(Form::Whole);
+        let mut headers = validation::freshened(&stored.headers, &confirming.headers);
+        if !confirming.headers.contains_key(header::DATE) {
+            let _ = headers.try_insert(header::DATE, arrival.calendar.to_http_date());
+        }
+        let mut answering = StoredResponse {
+            headers: headers.clone(),
+            delivery: Delivery::default(),
+            received_at: arrival.now,
+            initial_age: Duration::ZERO,
+            ..stored.clone()
+        };
+        stored::clean(&mut answering.headers);
+        let admitted = self.admit(asked, stored.status, headers, caching, policy, arrival).map(|mut admission| {
+            let fresh = &mut admission.response;
+            (fresh.body, fresh.origin_cost) = (stored.body.clone(), stored.origin_cost);
+            if caching.tags.is_empty() {
+                fresh.tags.clone_from(&stored.tags);
+            }
+            answering = fresh.clone();
+            admission
+        });
+        let entry = Arc::new(Entry { id: EntryId::default(), content: Content::Response(answering) });
+        Received::Freshened(Hit { entry, form, stale: None }, admitted)
+    }
+
+    /// Judges whether a response may be stored.
+    fn admit(
+        self,
+        asked: Asked,
+        status: StatusCode,
+        headers: HeaderMap,
+        caching: &Caching,
+        policy: &Policy,
+        arrival: Arrival,
+    ) -> Result<Box<Admission>, Refusal> {
         let Asked { key, headers: request } = asked;
-        let (lifetime, initial_age, basis, fields) =
-            match Storability::of(response, self.lookup.credentials, caching, policy, arrival) {
-                Storability::Storable { lifetime, initial_age, basis, fields } => {
-                    (lifetime, initial_age, basis, fields)
+        let (lifetime, initial_age, stale, basis, fields, unstored) =
+            match Storability::of(status, &headers, self.lookup.credentials, caching, policy, arrival) {
+                Storability::Storable { lifetime, initial_age, stale, basis, fields, unstored } => {
+                    (lifetime, initial_age, stale, basis, fields, unstored)
                 }
-                Storability::Refused(refusal) => return Received::Pass(Storing::Refused(refusal)),
+                Storability::Refused(refusal) => return Err(refusal),
             };
         let all_tags = policy.tags.iter().chain(&caching.tags).map(String::as_str);
-        let Some(tags) = policy::tags(all_tags) else {
-            return Received::Pass(Storing::Refused(Refusal::TooManyTags));
-        };
-        let mut headers = response.headers.clone();
+        let tags = policy::tags(all_tags).ok_or(Refusal::TooManyTags)?;
+        let mut headers = headers;
         stored::clean(&mut headers);
+        for field in unstored {
+            headers.remove(field);
+        }
         // RFC 9110 section 6.6.1: whoever stores a response without a date gives it one.
         if !headers.contains_key(header::DATE) {
             // One with as many fields as a map can hold stays without.
             let _ = headers.try_insert(header::DATE, arrival.calendar.to_http_date());
         }
-        Received::Store(Box::new(Admission {
+        Ok(Box::new(Admission {
             key,
             request,
             fields,
@@ -352,7 +606,7 @@ impl Forward {
             },
             limit: policy.max_body,
             response: StoredResponse {
-                status: response.status,
+                status,
                 headers,
                 delivery: Delivery::default(),
                 body: Bytes::new(),
@@ -360,6 +614,7 @@ impl Forward {
                 initial_age,
                 lifetime,
                 keep: policy.keep,
+                stale,
                 basis,
                 origin_cost: Duration::ZERO,
                 tags,
@@ -368,6 +623,18 @@ impl Forward {
             },
         }))
     }
+}
+
+/// The statuses that count as an error of the origin (RFC 5861 section 4).
+fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Whether a response of this status, though it is not stored, says that the stored one is no longer right.
+fn replaces(status: StatusCode) -> bool {
+    status.is_success() && status != StatusCode::PARTIAL_CONTENT
+        || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+        || status.is_redirection() && status != StatusCode::NOT_MODIFIED
 }
 
 /// A response that may be stored, and waits for its body.
@@ -411,11 +678,22 @@ impl Admission {
         self.response.ttl(now)
     }
 
+    /// Whether what is stored can answer only after the origin has confirmed it.
+    pub fn is_for_validation_only(&self) -> bool {
+        self.response.lifetime.is_zero() && self.response.stale.while_revalidate.is_zero()
+    }
+
     /// Takes the whole body, and says what to store.
     ///
     /// `origin_cost` is the time to the last byte; `id` and `rule_id` are fresh ids, the second for a rule that is new.
     pub fn complete(self, body: Bytes, origin_cost: Duration, id: EntryId, rule_id: EntryId) -> Filling {
         let response = StoredResponse { body, origin_cost, ..self.response };
+        Self { response, ..self }.freshened(id, rule_id)
+    }
+
+    /// Says what to store of a response that was stored before, and has been confirmed.
+    pub fn freshened(self, id: EntryId, rule_id: EntryId) -> Filling {
+        let response = self.response;
         let stored_for = response.stored_for();
         let rule = match self.rule {
             Some(Rule { id, fields }) => Some(Rule { id, fields: union(fields, self.fields) }),

@@ -2,7 +2,7 @@
 
 use crate::{
     directives::{ResponseDirectives, delta_seconds},
-    policy::{Caching, LONGEST_LIFETIME, Policy},
+    policy::{Caching, LONGEST_HEURISTIC, LONGEST_LIFETIME, Policy},
     time::Timestamp,
 };
 use http::{HeaderMap, StatusCode, header};
@@ -28,6 +28,8 @@ pub enum Lifetime {
     Stated(Duration),
     /// The policy, or the handler; jitter has been taken off.
     Given(Duration),
+    /// Nobody: it was guessed from when the response was last modified (RFC 9111 section 4.2.2).
+    Guessed(Duration),
 }
 
 impl Lifetime {
@@ -48,13 +50,14 @@ impl Lifetime {
             return Some(Self::Stated(lifetime.min(LONGEST_LIFETIME)));
         }
         let of_status = policy.statuses.iter().find(|(known, _)| *known == status).map(|(_, lifetime)| *lifetime);
-        of_status.or(policy.lifetime).map(given)
+        let lifetime = of_status.or(policy.lifetime.filter(|_| status.is_success()));
+        lifetime.map(given).or_else(|| guessed(status, headers, directives, policy, arrival).map(Self::Guessed))
     }
 
     /// Its length.
     pub fn length(self) -> Duration {
         match self {
-            Self::Stated(length) | Self::Given(length) => length,
+            Self::Stated(length) | Self::Given(length) | Self::Guessed(length) => length,
         }
     }
 
@@ -67,7 +70,7 @@ impl Lifetime {
         match (age(headers), self) {
             (Some(age), _) => apparent.max(age.saturating_add(arrival.delay)),
             (None, Self::Given(_)) => Duration::ZERO,
-            (None, Self::Stated(_)) => apparent.max(arrival.delay),
+            (None, Self::Stated(_) | Self::Guessed(_)) => apparent.max(arrival.delay),
         }
     }
 }
@@ -76,6 +79,29 @@ impl Lifetime {
 fn stated(headers: &HeaderMap, directives: &ResponseDirectives, arrival: Arrival) -> Option<Duration> {
     let expires = || (!directives.targeted).then(|| from_expires(headers, arrival)).flatten();
     directives.s_maxage.or(directives.max_age).or_else(expires)
+}
+
+/// A tenth, or what part the policy says, of the time since the response was last modified, where the standard lets a
+/// cache guess: for statuses that say so, and for any response that is `public`.
+fn guessed(
+    status: StatusCode,
+    headers: &HeaderMap,
+    directives: &ResponseDirectives,
+    policy: &Policy,
+    arrival: Arrival,
+) -> Option<Duration> {
+    let part = policy.heuristic.filter(|part| part.is_finite())?.clamp(0.0, 1.0);
+    if !(directives.public || is_heuristically_cacheable(status)) {
+        return None;
+    }
+    let modified = headers.get(header::LAST_MODIFIED).and_then(Timestamp::from_http_date)?;
+    let unchanged = date(headers).unwrap_or(arrival.calendar).since(modified);
+    Some(unchanged.min(LONGEST_LIFETIME).mul_f64(part).min(LONGEST_HEURISTIC))
+}
+
+/// The statuses whose definitions allow it (RFC 9110 section 15.1).
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// `Expires` less `Date` (RFC 9111 section 5.3); one that is no date, or says two things, is in the past.
@@ -131,7 +157,7 @@ mod tests {
 
     fn lifetime(lines: Lines, policy: &Policy) -> Option<Lifetime> {
         let headers = headers(lines);
-        let directives = ResponseDirectives::parse(&headers);
+        let directives = ResponseDirectives::parse(&headers, &Policy::default().targets);
         Lifetime::of(StatusCode::OK, &headers, &directives, &Caching::default(), policy, ARRIVAL)
     }
 

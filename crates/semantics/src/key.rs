@@ -4,7 +4,7 @@
 //! A key is a text of parts with colons between them. What stands in a part and could be read as structure, as a
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
-use crate::stored::EntryId;
+use crate::{directives::split_members, stored::EntryId};
 use http::{HeaderMap, HeaderName, Method, header, request};
 use std::{
     fmt::{self, Write},
@@ -355,19 +355,52 @@ pub struct VariantId {
 impl VariantId {
     /// The variant that a request with `headers` belongs to, where the resource varies by `fields`.
     ///
-    /// Several lines of a field count as one list, as RFC 9111 section 4.1 allows; those of `Cookie` are joined as
-    /// RFC 9113 section 8.2.3 has it.
+    /// The values are compared in a normal form, as far as RFC 9111 section 4.1 allows: several lines of a field are one
+    /// list, blanks around its commas do not count, and of languages and codings neither does case, nor the order of
+    /// those that are wanted as much. Those of `Cookie` are joined as RFC 9113 section 8.2.3 has it.
     pub fn of(rule: EntryId, fields: &[HeaderName], headers: &HeaderMap) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&rule.0);
         for field in fields {
             feed(&mut hash, field.as_str().as_bytes());
             let lines: Vec<&[u8]> = headers.get_all(field).iter().map(|line| line.as_bytes().trim_ascii()).collect();
-            let separator: &[u8] = if *field == header::COOKIE { b"; " } else { b"," };
             hash.update(&[u8::from(!lines.is_empty())]);
-            feed(&mut hash, &lines.join(separator));
+            feed(&mut hash, &normal(field, &lines));
         }
         Self { rule, digest: EntryId(first_half(&hash.finalize())) }
+    }
+}
+
+/// The normal form of a field's value.
+fn normal(field: &HeaderName, lines: &[&[u8]]) -> Vec<u8> {
+    if *field == header::COOKIE {
+        return lines.join(&b"; "[..]);
+    }
+    let mut members: Vec<&[u8]> = lines.iter().flat_map(|line| split_members(line)).collect();
+    if ![header::ACCEPT_LANGUAGE, header::ACCEPT_ENCODING, header::ACCEPT_CHARSET].contains(field) {
+        return members.join(&b","[..]);
+    }
+    let lower: Vec<Vec<u8>> = members
+        .drain(..)
+        .map(|member| member.iter().filter(|byte| !byte.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect())
+        .collect();
+    let mut wanted: Vec<(u16, &[u8])> = lower.iter().map(|member| weight(member)).collect();
+    wanted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+    let members = wanted.into_iter().map(|(weight, member)| [member, b";", weight.to_string().as_bytes()].concat());
+    members.collect::<Vec<_>>().join(&b","[..])
+}
+
+/// How much a member of a list is wanted, in thousandths, and the member without that (RFC 9110 section 12.4.2).
+/// A weight that cannot be read is left where it is.
+fn weight(member: &[u8]) -> (u16, &[u8]) {
+    let Some(at) = member.windows(3).position(|three| three == b";q=") else { return (1000, member) };
+    let weight = std::str::from_utf8(&member[at + 3..]).ok().and_then(|digits| {
+        let is_plain = digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        digits.parse::<f64>().ok().filter(|weight| is_plain && *weight <= 1.0)
+    });
+    match weight {
+        Some(weight) => ((weight * 1000.0).round() as u16, &member[..at]),
+        None => (1000, member),
     }
 }
 

@@ -8,8 +8,11 @@
 //! | [`directives`] | `Cache-Control` and its kin, RFC 9111 section 5.2, RFC 9213 |
 //! | [`freshness`] | lifetime and age, RFC 9111 section 4.2 |
 //! | [`storing`] | what may be stored, RFC 9111 section 3 |
+//! | `validation` | validators and preconditions, RFC 9110 sections 8.8 and 13, RFC 9111 section 4.3 |
+//! | `range` | byte ranges, RFC 9110 section 14 |
 //! | [`key`] | cache keys and variants, RFC 9111 sections 2 and 4.1 |
 //! | [`stored`] | what lies in a store |
+//! | [`invalidation`] | what unsafe methods invalidate, RFC 9111 section 4.4 |
 //! | [`exchange`] | the steps of one request, as types that can only be taken in the right order |
 //! | [`reason`] | the closed list of outcomes and their reasons |
 //! | [`status`] | `Cache-Status`, RFC 9211 |
@@ -19,14 +22,17 @@
 pub mod directives;
 pub mod exchange;
 pub mod freshness;
+pub mod invalidation;
 pub mod key;
 pub mod policy;
+mod range;
 pub mod reason;
 pub mod signature;
 pub mod status;
 pub mod stored;
 pub mod storing;
 mod time;
+mod validation;
 
 pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Received, Selected};
 pub use key::{EntryKey, Key, KeyError, Namespace, Template, VariantId};

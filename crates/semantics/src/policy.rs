@@ -1,6 +1,7 @@
 //! The operator's choices for one layer, as plain values.
 
-use http::{Method, StatusCode};
+use crate::directives::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
+use http::{HeaderName, Method, StatusCode};
 use std::time::Duration;
 
 /// The longest lifetime a policy can give; longer ones are cut to it.
@@ -35,6 +36,41 @@ pub struct Policy {
     pub ignored_cookies: Vec<String>,
     /// Cache directives of requests are honoured. Default false, as any client could else empty the cache.
     pub honor_client_directives: bool,
+    /// Responses of every status are stored that state a lifetime of their own. Default false.
+    pub every_status: bool,
+    /// Responses that are stale at once are stored if the origin can be asked whether they still hold. Default false:
+    /// where asking costs as much as making them, as in an application, storing them gains nothing.
+    pub store_to_validate: bool,
+    /// The part of the time since its last modification for which a response without a lifetime is fresh, from 0 to 1
+    /// (RFC 9111 section 4.2.2), and only in answer to requests without `Cookie` and `Authorization`. Default none.
+    pub heuristic: Option<f64>,
+    /// Requests with unsafe methods, once they are done, remove what is stored of the resource they are for, and of those
+    /// that their response names (RFC 9111 section 4.4). Default true.
+    pub invalidate_by_unsafe: bool,
+    /// The fields whose cache directives count in place of `Cache-Control`'s, the first one that is there
+    /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`.
+    pub targets: Vec<HeaderName>,
+    /// How long a stale response answers when the origin cannot be reached. Default zero.
+    pub stale_if_unreachable: Duration,
+}
+
+/// The longest lifetime that is ever guessed.
+pub const LONGEST_HEURISTIC: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Policy {
+    /// The policy of a shared cache before origins of all kinds, such as a proxy: whatever the standards allow, and no
+    /// lifetime that no response states.
+    pub fn shared_cache() -> Self {
+        Self {
+            lifetime: None,
+            every_status: true,
+            store_to_validate: true,
+            heuristic: Some(0.1),
+            targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
+            stale_if_unreachable: Duration::from_secs(60 * 60),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Policy {
@@ -52,6 +88,12 @@ impl Default for Policy {
             share_with_authorization: false,
             ignored_cookies: Vec::new(),
             honor_client_directives: false,
+            every_status: false,
+            store_to_validate: false,
+            heuristic: None,
+            invalidate_by_unsafe: true,
+            targets: vec![CDN_CACHE_CONTROL],
+            stale_if_unreachable: Duration::ZERO,
         }
     }
 }
@@ -73,6 +115,8 @@ pub struct Caching {
     pub tags: Vec<String>,
     /// Whether it may be stored at all.
     pub store: bool,
+    /// Whether it is an error that was made in place of an answer, as the origin cannot be reached.
+    pub unreachable: bool,
 }
 
 impl Caching {
@@ -84,6 +128,11 @@ impl Caching {
     /// This response is not to be stored.
     pub fn no_store() -> Self {
         Self { store: false, ..Self::default() }
+    }
+
+    /// This response is an error that was made here, as the origin cannot be reached: what a proxy says.
+    pub fn unreachable() -> Self {
+        Self { unreachable: true, ..Self::default() }
     }
 
     /// The lifetime, in place of the one that the headers or the layer state; zero stores nothing.
@@ -102,7 +151,7 @@ impl Caching {
 
 impl Default for Caching {
     fn default() -> Self {
-        Self { lifetime: None, tags: Vec::new(), store: true }
+        Self { lifetime: None, tags: Vec::new(), store: true, unreachable: false }
     }
 }
 

@@ -43,6 +43,16 @@ pub enum Reason {
     Near,
     /// Fresh, from the shared store.
     Far,
+    /// Stale, while this request has it revalidated in the background.
+    SwrRefresh,
+    /// Stale, while another request has it revalidated.
+    SwrUpdating,
+    /// Stale, as the origin failed.
+    ErrorStale,
+    /// Stale, as the client accepts it.
+    MaxStale,
+    /// Expired, and confirmed by the origin.
+    NotModified,
     /// A stored response was there, but had expired.
     Expired,
     /// Nothing was stored, as far as this instance knows.
@@ -88,9 +98,14 @@ pub enum Reason {
 }
 
 /// The verdict, the word and the forward reason of RFC 9211 of each [`Reason`], in the order of the variants.
-const REASONS: [(Reason, Verdict, &str, Option<&str>); 23] = [
+const REASONS: [(Reason, Verdict, &str, Option<&str>); 28] = [
     (Reason::Near, Verdict::Hit, "near", None),
     (Reason::Far, Verdict::Hit, "far", None),
+    (Reason::SwrRefresh, Verdict::Stale, "swr-refresh", None),
+    (Reason::SwrUpdating, Verdict::Stale, "swr-updating", None),
+    (Reason::ErrorStale, Verdict::Stale, "error-stale", Some("stale")),
+    (Reason::MaxStale, Verdict::Stale, "max-stale", None),
+    (Reason::NotModified, Verdict::Revalidated, "not-modified", Some("stale")),
     (Reason::Expired, Verdict::Miss, "expired", Some("stale")),
     (Reason::Never, Verdict::Miss, "never", Some("uri-miss")),
     (Reason::Vary, Verdict::Miss, "vary", Some("vary-miss")),
@@ -142,6 +157,7 @@ impl Reason {
     pub const fn x_cache(self) -> &'static str {
         match (self, self.verdict()) {
             (Self::Expired, _) => "EXPIRED",
+            (Self::SwrUpdating, _) => "UPDATING",
             (_, Verdict::Hit) => "HIT",
             (_, Verdict::Stale) => "STALE",
             (_, Verdict::Revalidated) => "REVALIDATED",
@@ -289,6 +305,13 @@ pub enum Outcome {
         /// Seconds of freshness left.
         ttl: i64,
     },
+    /// Answered with a stale response, as the origin failed; `ttl` is what is left of the lifetime in seconds.
+    Failed {
+        /// The origin's status code, if it answered.
+        status: Option<u16>,
+        /// Seconds of freshness left, below zero.
+        ttl: i64,
+    },
     /// Answered by the origin.
     Forwarded {
         /// Why the origin was asked.
@@ -325,6 +348,7 @@ impl Outcome {
         match self {
             Self::Hit { reason, .. } | Self::Forwarded { reason, .. } | Self::Shed { reason } => reason,
             Self::Collapsed { .. } => Reason::Collapsed,
+            Self::Failed { .. } => Reason::ErrorStale,
         }
     }
 }
@@ -367,6 +391,7 @@ mod tests {
     fn a_reason_is_a_hit_or_is_forwarded_never_both() {
         for reason in Reason::all() {
             let answered_here = matches!(reason.verdict(), Verdict::Hit | Verdict::Stale | Verdict::Shed);
+            let answered_here = answered_here && reason != Reason::ErrorStale;
             assert_eq!(answered_here, reason.forward().is_none(), "{reason}");
         }
     }

@@ -15,8 +15,9 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
     let (key_before, key, key_after) = key.map_or(("", "", ""), |key| ("; key=\"", key, "\""));
     let mut digits = [[0; 20]; 2];
     let [ttl_digits, status_digits] = &mut digits;
-    let mut forwarded = |status: u16, stored: &str, ttl: &str, detail: &str| {
-        let (forward, status) = (reason.forward().unwrap_or("bypass"), decimal(i64::from(status), status_digits));
+    let forwarded = |status: u16, stored: &str, ttl: &str, detail: &str| {
+        let mut digits = [0; 20];
+        let (forward, status) = (reason.forward().unwrap_or("bypass"), decimal(i64::from(status), &mut digits));
         let parts = ["; fwd=", forward, "; fwd-status=", status, stored, ttl, "; detail=", detail];
         [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
     };
@@ -28,6 +29,14 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
         Outcome::Collapsed { ttl } => {
             let ttl = decimal(ttl, ttl_digits);
             let parts = ["; fwd=uri-miss; collapsed; ttl=", ttl, "; detail=", reason.as_str()];
+            [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+        }
+        Outcome::Failed { status, ttl } => {
+            let (before, status) = match status {
+                Some(status) => ("; fwd=stale; fwd-status=", decimal(i64::from(status), status_digits)),
+                None => ("; fwd=stale", ""),
+            };
+            let parts = [before, status, "; ttl=", decimal(ttl, ttl_digits), "; detail=", reason.as_str()];
             [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
         }
         Outcome::Forwarded { status, storing: Storing::Untried, .. } => forwarded(status, "", "", reason.as_str()),
@@ -91,6 +100,11 @@ mod tests {
                 "larder; fwd=stale; fwd-status=200; stored=?0; detail=set-cookie",
             ),
             (
+                Outcome::Failed { status: Some(502), ttl: -70 },
+                "larder; fwd=stale; fwd-status=502; ttl=-70; detail=error-stale",
+            ),
+            (Outcome::Failed { status: None, ttl: -70 }, "larder; fwd=stale; ttl=-70; detail=error-stale"),
+            (
                 forwarded(Reason::BreakerOpen, Storing::Untried),
                 "larder; fwd=bypass; fwd-status=200; detail=breaker-open",
             ),
@@ -105,6 +119,9 @@ mod tests {
     fn every_outcome_is_a_structured_field_with_hit_or_fwd_and_never_both() {
         for reason in Reason::all() {
             let outcomes = match reason.verdict() {
+                _ if reason == Reason::ErrorStale => {
+                    vec![Outcome::Failed { status: Some(502), ttl: -70 }, Outcome::Failed { status: None, ttl: 0 }]
+                }
                 Verdict::Hit | Verdict::Stale => vec![Outcome::Hit { reason, ttl: -3 }],
                 Verdict::Shed => continue,
                 _ => vec![

@@ -64,6 +64,8 @@ pub struct StoredResponse {
     pub lifetime: Duration,
     /// How long it is kept beyond its lifetime.
     pub keep: Duration,
+    /// How it may be used once it is stale.
+    pub stale: StaleUse,
     /// Who gave the lifetime.
     pub basis: Basis,
     /// What the origin took to answer, to its last byte.
@@ -74,6 +76,27 @@ pub struct StoredResponse {
     pub born: u64,
     /// The generation of the namespace as it was known before the origin was asked.
     pub generation: u64,
+}
+
+/// How long beyond its lifetime a response may be used, and when (RFC 9111 section 4.2.4, RFC 5861); not at all where
+/// the response forbids it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StaleUse {
+    /// While it is revalidated in the background.
+    pub while_revalidate: Duration,
+    /// When the origin answers with an error.
+    pub if_error: Duration,
+    /// When the origin cannot be reached.
+    pub if_unreachable: Duration,
+    /// When the client says that it accepts a stale response.
+    pub if_accepted: Duration,
+}
+
+impl StaleUse {
+    /// The longest of all.
+    pub fn longest(self) -> Duration {
+        self.while_revalidate.max(self.if_error).max(self.if_unreachable).max(self.if_accepted)
+    }
 }
 
 /// Who gave a response its lifetime, and so for whom it counts.
@@ -93,6 +116,11 @@ impl StoredResponse {
         self.initial_age.saturating_add(now.since(self.received_at))
     }
 
+    /// How long it has been stale at `now`; zero while it is fresh.
+    pub fn staleness(&self, now: Timestamp) -> Duration {
+        self.age(now).saturating_sub(self.lifetime)
+    }
+
     /// Whether it is fresh at `now` (RFC 9111 section 4.2).
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         self.lifetime > self.age(now)
@@ -110,7 +138,7 @@ impl StoredResponse {
 
     /// How long a store should keep it, counted from when it was received.
     pub fn stored_for(&self) -> Duration {
-        self.lifetime.saturating_sub(self.initial_age).saturating_add(self.keep)
+        self.lifetime.saturating_sub(self.initial_age).saturating_add(self.keep.max(self.stale.longest()))
     }
 }
 

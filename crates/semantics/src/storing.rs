@@ -6,9 +6,10 @@ use crate::{
     key::Vary,
     policy::{Caching, Policy},
     reason::Refusal,
-    stored::Basis,
+    stored::{Basis, StaleUse},
+    validation::Validators,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::time::Duration;
 
 /// What a request carries that makes its response personal.
@@ -49,12 +50,16 @@ pub enum Storability {
     Storable {
         /// Its freshness lifetime.
         lifetime: Duration,
-        /// Its age on arrival, less than the lifetime.
+        /// Its age on arrival.
         initial_age: Duration,
+        /// How it may be used once it is stale.
+        stale: StaleUse,
         /// For whom the lifetime counts.
         basis: Basis,
         /// The request headers it varies by.
         fields: Vec<HeaderName>,
+        /// The fields that are left out of what is stored.
+        unstored: Vec<HeaderName>,
     },
     /// It may not.
     Refused(Refusal),
@@ -63,15 +68,15 @@ pub enum Storability {
 impl Storability {
     /// Judges the head of a response to a GET, or to whatever other method the layer caches.
     pub fn of(
-        response: &response::Parts,
+        status: StatusCode,
+        headers: &HeaderMap,
         credentials: Credentials,
         caching: &Caching,
         policy: &Policy,
         arrival: Arrival,
     ) -> Self {
-        let headers = &response.headers;
-        let directives = ResponseDirectives::parse(headers);
-        if let Some(refusal) = refused_outright(response.status, headers, &directives, caching, policy) {
+        let directives = ResponseDirectives::parse(headers, &policy.targets);
+        if let Some(refusal) = refused_outright(status, headers, &directives, caching, policy) {
             return Self::Refused(refusal);
         }
         let Vary::By(fields) = Vary::parse(headers) else {
@@ -80,25 +85,51 @@ impl Storability {
         if credentials.authorization && !directives.shared_with_credentials() {
             return Self::Refused(Refusal::Authorization);
         }
-        let Some(lifetime) = Lifetime::of(response.status, headers, &directives, caching, policy, arrival) else {
-            return Self::Refused(Refusal::NoLifetime);
+        let lifetime = match Lifetime::of(status, headers, &directives, caching, policy, arrival) {
+            _ if directives.no_cache => Lifetime::Stated(Duration::ZERO),
+            Some(lifetime) => lifetime,
+            None if policy.store_to_validate && status == StatusCode::OK => Lifetime::Guessed(Duration::ZERO),
+            // Says nothing of the resource: the next answer may be another.
+            None if !status.is_success() => return Self::Refused(Refusal::Status),
+            None => return Self::Refused(Refusal::NoLifetime),
         };
         let basis = match lifetime {
             _ if directives.public || directives.s_maxage.is_some() => Basis::Shared,
             Lifetime::Stated(_) if directives.must_revalidate => Basis::Shared,
             Lifetime::Stated(_) => Basis::Response,
-            Lifetime::Given(_) => Basis::Policy,
+            Lifetime::Given(_) | Lifetime::Guessed(_) => Basis::Policy,
         };
         match basis {
             Basis::Policy if credentials.authorization => return Self::Refused(Refusal::Authorization),
             Basis::Policy if credentials.cookie => return Self::Refused(Refusal::Cookie),
             _ => {}
         }
-        let initial_age = lifetime.initial_age(headers, arrival);
-        if lifetime.length() <= initial_age {
-            return Self::Refused(Refusal::NoLifetime);
+        let (lifetime, initial_age) = (lifetime.length(), lifetime.initial_age(headers, arrival));
+        let stale = stale_use(&directives, policy);
+        let can_be_asked = policy.store_to_validate && Validators::of(headers).any();
+        let is_of_use = initial_age < lifetime.saturating_add(stale.while_revalidate.max(stale.if_error));
+        if !is_of_use && !can_be_asked {
+            return Self::Refused(if directives.no_cache { Refusal::NoCache } else { Refusal::NoLifetime });
         }
-        Self::Storable { lifetime: lifetime.length(), initial_age, basis, fields }
+        Self::Storable { lifetime, initial_age, stale, basis, fields, unstored: directives.unstored_fields }
+    }
+}
+
+/// How long beyond its lifetime a response may be used (RFC 9111 section 4.2.4, RFC 5861).
+///
+/// `s-maxage` forbids it as `proxy-revalidate` does (RFC 9111 section 5.2.2.10); where the same response allows it in
+/// so many words, as many do, those words are taken to be meant.
+fn stale_use(directives: &ResponseDirectives, policy: &Policy) -> StaleUse {
+    if directives.no_cache || directives.must_revalidate || directives.proxy_revalidate {
+        return StaleUse::default();
+    }
+    let unsaid = |time| if directives.s_maxage.is_some() { Duration::ZERO } else { time };
+    let if_error = directives.stale_if_error.unwrap_or_default();
+    StaleUse {
+        while_revalidate: directives.stale_while_revalidate.unwrap_or_default(),
+        if_error,
+        if_unreachable: if_error.max(unsaid(policy.stale_if_unreachable)),
+        if_accepted: unsaid(policy.keep),
     }
 }
 
@@ -112,17 +143,16 @@ fn refused_outright(
 ) -> Option<Refusal> {
     let opted_in = policy.statuses.iter().any(|(known, _)| *known == status);
     let announced = ContentLength::of(headers);
+    let leaves_out_cookies = directives.unstored_fields.contains(&header::SET_COOKIE);
     let refusals = [
         (!caching.store, Refusal::Handler),
         (matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED), Refusal::Partial),
-        (headers.contains_key(header::CONTENT_RANGE), Refusal::Partial),
-        (!status.is_success() && !opted_in, Refusal::Status),
+        (!status.is_success() && !opted_in && !policy.every_status, Refusal::Status),
         (directives.must_understand && !is_understood(status), Refusal::Status),
         (directives.malformed, Refusal::MalformedDirective),
         (directives.no_store && !directives.must_understand, Refusal::NoStore),
         (directives.private, Refusal::Private),
-        (directives.no_cache, Refusal::NoCache),
-        (headers.contains_key(header::SET_COOKIE), Refusal::SetCookie),
+        (headers.contains_key(header::SET_COOKIE) && !leaves_out_cookies, Refusal::SetCookie),
         (is_event_stream(headers), Refusal::TooLarge),
         (announced == ContentLength::Contradictory, Refusal::LengthMismatch),
         (matches!(announced, ContentLength::Bytes(length) if length > policy.max_body), Refusal::TooLarge),

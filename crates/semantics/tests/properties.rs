@@ -209,9 +209,9 @@ fn member() -> impl Strategy<Value = String> {
         .prop_map(|(name, argument)| argument.map_or(name.to_owned(), |argument| format!("{name}={argument}")))
 }
 
-/// `no-store` or `private`, as a sender may spell it.
+/// `no-store` or `private`, as a sender may spell it who names no fields.
 fn forbidding() -> impl Strategy<Value = String> {
-    let arguments = select(&["", "", "=x", "=\"a\"", "=\"a, b\"", "=\"\"", "=\"\\\"\""][..]);
+    let arguments = select(&["", "", "=x", "=\"a b\"", "=\"a, b c\"", "=\"\"", "=\"\\\"\""][..]);
     (select(&["no-store", "private"][..]), any::<u16>(), arguments).prop_map(|(word, upper, argument)| {
         let spell =
             |(at, letter): (usize, char)| if upper >> at & 1 == 1 { letter.to_ascii_uppercase() } else { letter };
@@ -374,11 +374,18 @@ fn vary() -> impl Strategy<Value = Vec<String>> {
 }
 
 /// RFC 9111 section 4.1: what may be changed in a field without making it another: lines may be combined, and blanks
-/// stand around the commas of a list. An absent field matches only an absent one.
+/// stand around the commas of a list. An absent field matches only an absent one. Of languages that are wanted alike,
+/// neither the order counts nor the case.
 fn canonical(headers: &HeaderMap, field: &str) -> Option<Vec<Vec<u8>>> {
     let lines: Vec<&[u8]> = headers.get_all(field).iter().map(HeaderValue::as_bytes).collect();
     let list = lines.join(&b","[..]);
-    (!lines.is_empty()).then(|| list.split(|&byte| byte == b',').map(|member| member.trim_ascii().to_vec()).collect())
+    let members = list.split(|&byte| byte == b',').map(|member| member.trim_ascii().to_vec());
+    let mut members: Vec<Vec<u8>> = members.filter(|member| !member.is_empty()).collect();
+    if field == "accept-language" {
+        members = members.iter().map(|member| member.to_ascii_lowercase()).collect();
+        members.sort();
+    }
+    (!lines.is_empty()).then_some(members)
 }
 
 fn matches_by(fields: &[String], one: &HeaderMap, other: &HeaderMap) -> bool {

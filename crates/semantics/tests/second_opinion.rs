@@ -26,6 +26,7 @@
 //! | [`Why::SetCookie`] | reuses `Set-Cookie` beside `public` (RFC 9111 section 7.3 allows it) | never |
 //! | [`Why::Malformed`] | passes over a member that is no token | it may have meant `private` |
 //! | [`Why::Twice`] | of two differing values the first (RFC 9111 section 4.2.1: "either the first occurrence should be used or the response should be considered stale") | the shorter |
+//! | [`Why::Qualified`] | does not store a response whose `private` or `no-cache` names fields | stores it without those (RFC 9111 sections 5.2.2.4 and 5.2.2.7) |
 //! | [`Why::Heuristic`] | a tenth of the time since `Last-Modified` (RFC 9111 section 4.2.2 allows it) | none, unless the layer gives a lifetime |
 //! | [`Why::TenYears`] | lifetimes without bound | ten years |
 
@@ -60,6 +61,7 @@ enum Why {
     SetCookie,
     Malformed,
     Twice,
+    Qualified,
     Heuristic,
     TenYears,
 }
@@ -70,7 +72,9 @@ impl Why {
         match self {
             Self::SetCookie | Self::Malformed | Self::Heuristic | Self::NoDate => ours == 0,
             Self::DateIsAge | Self::Twice | Self::TenYears | Self::Bare | Self::AgeList => ours < theirs,
-            Self::MustUnderstand | Self::ProxyRevalidate | Self::Pragma | Self::OldDate => theirs == 0,
+            Self::MustUnderstand | Self::ProxyRevalidate | Self::Qualified | Self::Pragma | Self::OldDate => {
+                theirs == 0
+            }
             Self::Case | Self::Sign | Self::Large | Self::Quoted | Self::Targeted => true,
         }
     }
@@ -163,10 +167,16 @@ const fn plain(line: &'static [(&'static str, &'static str)]) -> Lines {
 #[test]
 fn directives() {
     const STORE: &[Lines] = &[plain(&[]), plain(&[("cache-control", "no-store")])];
-    const PRIVATE: &[Lines] =
-        &[plain(&[]), plain(&[("cache-control", "private")]), plain(&[("cache-control", "private=\"x\"")])];
-    const CACHE: &[Lines] =
-        &[plain(&[]), plain(&[("cache-control", "no-cache")]), plain(&[("cache-control", "no-cache=\"x\"")])];
+    const PRIVATE: &[Lines] = &[
+        plain(&[]),
+        plain(&[("cache-control", "private")]),
+        (&[("cache-control", "private=\"x\"")], &[Why::Qualified]),
+    ];
+    const CACHE: &[Lines] = &[
+        plain(&[]),
+        plain(&[("cache-control", "no-cache")]),
+        (&[("cache-control", "no-cache=\"x\"")], &[Why::Qualified]),
+    ];
     const PUBLIC: &[Lines] = &[plain(&[]), plain(&[("cache-control", "public")])];
     const REVALIDATE: &[Lines] = &[
         plain(&[]),
@@ -239,7 +249,7 @@ fn what_either_reads_in_its_own_way() {
         plain(&[("cache-control", ", ,")]),
         plain(&[("cache-control", "immutable-not")]),
         plain(&[("cache-control", "x=\"private\"")]),
-        plain(&[("cache-control", "private=\"a, b\"")]),
+        (&[("cache-control", "private=\"a, b\"")], &[Why::Qualified]),
         plain(&[("cache-control", "no-store=1")]),
         plain(&[("age", "bad, 61")]),
         (&[("cache-control", "No-Store")], &[Why::Case]),

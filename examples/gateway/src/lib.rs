@@ -10,7 +10,7 @@ pub mod serve;
 pub use options::{Options, Upstream};
 
 use http_body_util::Either;
-use larder::{Cache, CacheLayer, Ttl};
+use larder::{Cache, CacheLayer, Policy, Ttl};
 use larder_redis::RedisStore;
 use proxy::Proxy;
 use std::convert::Infallible;
@@ -52,10 +52,10 @@ async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
         Some(url) => cache.store(RedisStore::connect(url).await?),
         None => cache,
     };
-    let layer = cache.build()?.layer();
+    let layer = CacheLayer::with_policy(cache.build()?, Policy::shared_cache());
     let layer = match options.default_ttl {
         Some(seconds) => layer.ttl(Ttl::secs(seconds)),
-        None => layer.no_default_ttl(),
+        None => layer,
     };
     let layer = if options.honor_client_directives { layer.honor_client_directives() } else { layer };
     Ok(layer.checked()?)

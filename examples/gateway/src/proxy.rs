@@ -19,6 +19,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use larder::Caching;
 use std::time::Duration;
 
 /// How many fields a message may have.
@@ -172,7 +173,9 @@ impl Proxy {
             }
         }
         .unwrap_or_else(|refusal| {
-            refusal.into_response().map(|body| body.map_err(|never| match never {}).boxed_unsync())
+            let mut response = refusal.into_response().map(|body| body.map_err(|never| match never {}).boxed_unsync());
+            response.extensions_mut().insert(Caching::unreachable());
+            response
         })
     }
 }

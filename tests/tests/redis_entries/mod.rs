@@ -41,6 +41,7 @@ pub(crate) fn entry(store: &RedisStore, body: impl Into<Bytes>) -> Arc<Entry> {
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(60),
         keep: Duration::ZERO,
+        stale: Default::default(),
         basis: Basis::Response,
         origin_cost: Duration::ZERO,
         tags: Vec::new(),

@@ -104,7 +104,7 @@ pub(crate) fn receive(
         }
         Received::Pass(Storing::Refused(refusal)) => Ended::Refused(refusal),
         Received::Pass(Storing::Untried) => Ended::Untried,
-        Received::Pass(storing) => panic!("passed on, and yet {storing:?}"),
+        other => panic!("nothing was held, and yet {other:?}"),
     }
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
         other => other,
     };
     match outcome {
-        Selected::Hit(hit) => Reused::Hit(hit),
+        Selected::Hit(hit) | Selected::Stale(hit, _) => Reused::Hit(hit),
         Selected::Forward(forward) => Reused::Forwarded(forward.reason()),
         Selected::Unsatisfied => Reused::Unsatisfied,
         Selected::Variant(..) => panic!("a variant of a variant"),
