@@ -3,7 +3,7 @@
 use std::{env, ffi::OsString, path::Path, process::Command, time::Instant};
 
 use crate::{
-    Result,
+    Result, conformance,
     servers::{self, Servers},
 };
 
@@ -17,7 +17,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     for step in &STEPS {
         step.run(root, &servers)?;
     }
-    println!("==> all {} steps passed in {}", STEPS.len(), seconds(started));
+    println!("==> conformance");
+    let began = Instant::now();
+    conformance::check(root).map_err(|error| format!("step `conformance` failed: {error}"))?;
+    println!("==> conformance: ok in {}", seconds(began));
+    println!("==> all {} steps passed in {}", STEPS.len() + 1, seconds(started));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 mod check;
+mod conformance;
 mod measure;
 mod peers;
 mod servers;
@@ -30,6 +31,16 @@ enum Command {
     Test,
     /// Find or install the servers that the tests start, and print their paths for a shell.
     Servers,
+    /// Run the public suite of cache-tests.fyi against the gateway, print what came of it, and write it to
+    /// tests/conformance/README.md.
+    Conformance {
+        /// A checkout of the suite, in place of the release on npm.
+        #[arg(long, value_name = "DIR")]
+        suite: Option<PathBuf>,
+        /// Another cache to run the suite against, side by side.
+        #[arg(long, value_name = "CACHE")]
+        compare: Option<conformance::Other>,
+    },
     /// Ask the same of larder and of other caches for tower, print the table, and write it to tests/peers/README.md.
     Peers,
     /// Measure hits, misses and Redis hits as ratios, print the tables, and write them to bench/README.md.
@@ -42,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Test => check::run(&root()),
         Command::Servers => servers::print(&root()),
+        Command::Conformance { suite, compare } => conformance::conformance(&root(), suite.as_deref(), compare),
         Command::Peers => peers::run(&root()),
         Command::Bench => measure::bench(&root()),
         Command::Faults => measure::faults(&root()),

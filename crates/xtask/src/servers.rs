@@ -130,7 +130,7 @@ fn working_pip() -> Option<Command> {
 }
 
 /// One thing to install, under the name that each package manager has for it.
-struct Package {
+pub(crate) struct Package {
     apt: &'static str,
     apk: &'static str,
     dnf: &'static str,
@@ -138,12 +138,16 @@ struct Package {
 }
 
 impl Package {
+    pub(crate) const NODE: Self = Self { apt: "nodejs", apk: "nodejs", dnf: "nodejs", brew: "node" };
+    pub(crate) const NPM: Self = Self { apt: "npm", apk: "npm", dnf: "npm", brew: "node" };
+    pub(crate) const NGINX: Self = Self { apt: "nginx-light", apk: "nginx", dnf: "nginx", brew: "nginx" };
+    pub(crate) const VARNISH: Self = Self { apt: "varnish", apk: "varnish", dnf: "varnish", brew: "varnish" };
     const REDIS: Self = Self { apt: "redis-server", apk: "redis", dnf: "redis", brew: "redis" };
     const PIP: Self = Self { apt: "python3-pip", apk: "py3-pip", dnf: "python3-pip", brew: "python3" };
 }
 
 /// Installs a package with the first package manager that is there.
-fn install(package: &Package) -> Result<()> {
+pub(crate) fn install(package: &Package) -> Result<()> {
     if on_path("apt-get").is_some() {
         // An old list of packages often still serves, so that only the installation decides.
         if let Err(error) = run(&mut as_root(&["apt-get", "update", "-q"])) {
@@ -177,7 +181,7 @@ fn is_root() -> bool {
 }
 
 /// Runs a command that changes this machine, saying so first.
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("    running: {shown}");
     let status = command
@@ -233,7 +237,7 @@ fn named(variable: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let folders = env::var_os("PATH")?;
     env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
