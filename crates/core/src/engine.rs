@@ -16,14 +16,14 @@ use crate::{
     store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts, response};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, header, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Outcome, Reason,
     Received, Refusal, Selected, Storing, Timestamp, VariantId,
     exchange::{self, Answer},
     freshness::Arrival,
-    invalidation::{is_done, is_unsafe, related},
+    invalidation::{is_done, is_representation_of, is_unsafe, related},
     signature::Signature,
 };
 use quick_cache::sync::Cache as Bounded;
@@ -218,22 +218,21 @@ impl Front {
     }
 
     /// What a request changes, if it is done: the resource it is for, and where its response says so.
-    fn changes(&self, reason: Reason, head: &mut Parts) -> Option<Box<Parts>> {
+    fn changes(&self, reason: Reason, head: &Parts) -> Option<Box<Parts>> {
         let changes = reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe;
         changes.then(|| {
             let mut target = Request::new(()).into_parts().0;
-            (target.uri, target.headers, target.extensions) =
-                (head.uri.clone(), head.headers.clone(), head.extensions.clone());
+            let uri = self.rules.policy.query.settle(&head.uri).unwrap_or_else(|| head.uri.clone());
+            (target.uri, target.headers, target.extensions) = (uri, head.headers.clone(), head.extensions.clone());
             Box::new(target)
         })
     }
 
     /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store.
-    async fn invalidate(&self, changes: Option<Box<Parts>>, response: &response::Parts) {
-        let Some(mut target) = changes.filter(|_| is_done(response.status)) else { return };
-        let related = related(&target, &response.headers);
-        let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
-        keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
+    async fn invalidate(&self, target: &Parts, response: &response::Parts) {
+        let related = related(target, &response.headers);
+        let mut keys: Vec<Key> = self.rules.key(&mut target.clone(), self.cache.routing()).into_iter().collect();
+        keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(target, uri)));
         let cache = self.cache.clone();
         let purges = Outlives::new(async move {
             for key in keys {
@@ -243,6 +242,40 @@ impl Front {
             }
         });
         drop(timeout(self.cache.shared.settings.store_budget, purges).await);
+    }
+
+    /// Judges the answer to a POST as one to GET, if it says that it is that too, and takes the right to store it.
+    async fn posted(
+        &self,
+        mut target: Parts,
+        response: &response::Parts,
+        caching: &Caching,
+        arrival: Arrival,
+    ) -> (Received, Option<Box<Grant>>, Option<EntryKey>) {
+        let not_stored = (Received::Pass(Storing::Untried), None, None);
+        if !self.rules.policy.store_posts || !is_representation_of(&target, &response.headers) {
+            return not_stored;
+        }
+        for field in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE] {
+            target.headers.remove(field);
+        }
+        let (Intake::Lookup(lookup), Some(key)) =
+            (Intake::of(&target, &self.rules.policy), self.rules.key(&mut target, self.cache.routing()))
+        else {
+            return not_stored;
+        };
+        let key = self.cache.shared.namespace.entry(key);
+        let Selected::Forward(forward) = lookup.select(None, &target.headers, arrival.now) else { return not_stored };
+        let asked = Asked { key: key.clone(), headers: target.headers };
+        let received = forward.receive(asked, response, caching, &self.rules.policy, arrival);
+        let Received::Store(admission) = received else { return not_stored };
+        if !admission.is_stated() {
+            return not_stored;
+        }
+        let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&key, Seen::Absent).await else { return not_stored };
+        let lease = Some(Lease::hold(self.cache.store().clone(), ticket));
+        let grant = Box::new(Grant { key: key.clone(), lead: None, lease, unstored: None });
+        (Received::Store(admission), Some(grant), Some(key))
     }
 
     /// Removes what the origin has replaced with something that is not stored.
@@ -354,6 +387,9 @@ impl Visit<'_> {
         };
         if self.front.rules.skips(head) {
             return Err(Reason::Skipped);
+        }
+        if let Some(target) = self.front.rules.policy.query.settle(&head.uri) {
+            head.uri = target;
         }
         let key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
         Ok((lookup, self.front.cache.shared.namespace.entry(key)))
@@ -580,9 +616,10 @@ impl Stay {
         let is_judged = grant.is_some() || is_held || reason == Reason::KnownUncacheable;
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
         let (mut head, body) = request.into_parts();
-        let changes = self.front.changes(reason, &mut head);
+        let changes = self.front.changes(reason, &head);
+        let is_post = head.method == Method::POST;
         if let Some(forward) = &forward {
-            forward.prepare(&mut head.headers);
+            forward.prepare(&mut head.headers, &self.front.rules.policy);
         }
         let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant);
         let asked_at = Instant::now();
@@ -617,8 +654,15 @@ impl Stay {
             }
             _ => Received::Pass(Storing::Untried),
         };
-        self.front.invalidate(changes, &head).await;
-        let (storing, body) = match (received, lent.take_back()) {
+        let changed = changes.filter(|_| is_done(head.status));
+        if let Some(changed) = &changed {
+            self.front.invalidate(changed, &head).await;
+        }
+        let (received, grant, key) = match changed {
+            Some(target) if is_post => self.front.posted(*target, &head, &caching, arrival).await,
+            _ => (received, lent.take_back(), key),
+        };
+        let (storing, body) = match (received, grant) {
             (Received::Stale(hit), grant) => {
                 let status = (!caching.unreachable).then_some(head.status.as_u16());
                 return Ok(self.visit().failed(hit, status, grant, key.as_ref(), arrival.now));

@@ -1,7 +1,7 @@
 //! What is cached, and how: the settings of one layer.
 
 use crate::{Cache, DebugHeaders, Ttl, routing::Routing, service::CacheService};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use larder_semantics::{
     Policy,
     key::{Key, KeyError, Template},
@@ -205,6 +205,43 @@ impl CacheLayer {
         self.set(|rules| rules.policy.honor_client_directives = true)
     }
 
+    /// Tells requests apart by these headers, as if every response named them in `Vary`: such as `Accept-Language` where
+    /// pages are translated. A purge of the key removes what is stored for all their values.
+    #[must_use]
+    pub fn key_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.set(|rules| rules.policy.key_headers.extend(names))
+    }
+
+    /// Shows the service within nothing of a request but what is part of the key: method, target, `Host`, and the
+    /// [`key_headers`](Self::key_headers). Other headers and all cookies are removed, so that nobody can shape with
+    /// them what others get.
+    ///
+    /// Requests with `Authorization` go past the cache as they are, unless it is one of the key's headers.
+    #[must_use]
+    pub fn sealed(self) -> Self {
+        self.set(|rules| rules.policy.sealed = true)
+    }
+
+    /// Puts the parameters of queries in the order of their names, for the key and for the service within.
+    #[must_use]
+    pub fn sort_query(self) -> Self {
+        self.set(|rules| rules.policy.query.sort = true)
+    }
+
+    /// Leaves out all parameters of queries but these, for the key and for the service within.
+    #[must_use]
+    pub fn only_query<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let names = names.into_iter().map(str::to_owned);
+        self.set(|rules| rules.policy.query.only.get_or_insert_default().extend(names))
+    }
+
+    /// Leaves out these parameters of queries, for the key and for the service within; a name that ends in `*` stands
+    /// for all that begin so. [`TRACKING_PARAMETERS`](crate::TRACKING_PARAMETERS) are those of advertisers.
+    #[must_use]
+    pub fn without_query<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.set(|rules| rules.policy.query.without.extend(names.into_iter().map(str::to_owned)))
+    }
+
     /// Which headers tell of the cache. Default [`DebugHeaders::Key`].
     #[must_use]
     pub fn debug_headers(self, headers: DebugHeaders) -> Self {
@@ -278,7 +315,7 @@ impl Rules {
     pub(crate) fn key_of(&self, target: &Parts, uri: Uri) -> Option<Key> {
         let KeyRule::Request = self.key else { return None };
         let mut head = Request::new(()).into_parts().0;
-        (head.uri, head.headers) = (uri, target.headers.clone());
+        (head.uri, head.headers) = (self.policy.query.settle(&uri).unwrap_or(uri), target.headers.clone());
         if let Some(authority) = target.uri.authority() {
             let _ = head.headers.try_insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
         }

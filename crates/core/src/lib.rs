@@ -33,6 +33,7 @@ pub use larder_semantics as semantics;
 pub use larder_semantics::{
     Caching, Policy, Reason, Refusal, Verdict,
     key::{Key, KeyError, Template},
+    sealing::TRACKING_PARAMETERS,
 };
 pub use layer::{CacheLayer, ConfigError};
 pub use memory::MemoryStore;

@@ -16,6 +16,7 @@ use crate::{
     policy::{self, Caching, Policy},
     range,
     reason::{Reason, Refusal, Storing},
+    sealing,
     signature::Signature,
     stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
     storing::{ContentLength, Credentials, Storability},
@@ -50,8 +51,15 @@ impl Intake {
         } else {
             RequestDirectives::default()
         };
-        let credentials =
-            if told.has_credentials { Credentials::of(&head.headers, policy) } else { Credentials::default() };
+        let is_keyed = || policy.key_headers.contains(&header::AUTHORIZATION);
+        if policy.sealed && told.has_credentials && head.headers.contains_key(header::AUTHORIZATION) && !is_keyed() {
+            return Self::Bypass(Reason::Authorization);
+        }
+        let credentials = if told.has_credentials && !policy.sealed {
+            Credentials::of(&head.headers, policy)
+        } else {
+            Credentials::default()
+        };
         let asks_for_less = told.asks_for_less;
         Self::Lookup(Lookup { method: head.method.clone(), asks_for_less, credentials, client, variant: None })
     }
@@ -453,9 +461,12 @@ impl Forward {
         self.lookup.from_base()
     }
 
-    /// Makes the request ask whether the stored response still holds, if there is one that can be asked for
-    /// (RFC 9111 section 4.3.1). A part is then not asked for: should the origin have another response, it is stored.
-    pub fn prepare(&self, request: &mut HeaderMap) {
+    /// Takes out of the request what the origin must not see, and makes it ask whether the stored response still holds,
+    /// if there is one that can be asked for (RFC 9111 section 4.3.1). A part is then not asked for: should the origin have another response, it is stored.
+    pub fn prepare(&self, request: &mut HeaderMap, policy: &Policy) {
+        if policy.sealed {
+            sealing::seal(request, policy, self.storable);
+        }
         if let Some(held) = self.held().filter(|_| self.can_ask()) {
             validation::ask(request, held);
             request.remove(header::RANGE);
@@ -583,6 +594,7 @@ impl Forward {
                 }
                 Storability::Refused(refusal) => return Err(refusal),
             };
+        let fields = union(fields, policy.key_headers.clone());
         let all_tags = policy.tags.iter().chain(&caching.tags).map(String::as_str);
         let tags = policy::tags(all_tags).ok_or(Refusal::TooManyTags)?;
         let mut headers = headers;
@@ -676,6 +688,11 @@ impl Admission {
     /// What is left of the lifetime, in whole seconds.
     pub fn ttl(&self, now: Timestamp) -> i64 {
         self.response.ttl(now)
+    }
+
+    /// Whether the response itself states its lifetime.
+    pub fn is_stated(&self) -> bool {
+        self.response.basis != Basis::Policy && !self.response.lifetime.is_zero()
     }
 
     /// Whether what is stored can answer only after the origin has confirmed it.

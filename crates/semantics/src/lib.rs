@@ -11,6 +11,7 @@
 //! | `validation` | validators and preconditions, RFC 9110 sections 8.8 and 13, RFC 9111 section 4.3 |
 //! | `range` | byte ranges, RFC 9110 section 14 |
 //! | [`key`] | cache keys and variants, RFC 9111 sections 2 and 4.1 |
+//! | [`sealing`] | what the origin is shown of a request whose answer is stored |
 //! | [`stored`] | what lies in a store |
 //! | [`invalidation`] | what unsafe methods invalidate, RFC 9111 section 4.4 |
 //! | [`exchange`] | the steps of one request, as types that can only be taken in the right order |
@@ -27,6 +28,7 @@ pub mod key;
 pub mod policy;
 mod range;
 pub mod reason;
+pub mod sealing;
 pub mod signature;
 pub mod status;
 pub mod stored;

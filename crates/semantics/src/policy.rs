@@ -1,6 +1,9 @@
 //! The operator's choices for one layer, as plain values.
 
-use crate::directives::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
+use crate::{
+    directives::{CDN_CACHE_CONTROL, SURROGATE_CONTROL},
+    sealing::Query,
+};
 use http::{HeaderName, Method, StatusCode};
 use std::time::Duration;
 
@@ -47,6 +50,16 @@ pub struct Policy {
     /// Requests with unsafe methods, once they are done, remove what is stored of the resource they are for, and of those
     /// that their response names (RFC 9111 section 4.4). Default true.
     pub invalidate_by_unsafe: bool,
+    /// Request headers that every response varies by, whatever its `Vary` says. Default none.
+    pub key_headers: Vec<HeaderName>,
+    /// The origin sees nothing of a request that is looked up but what is part of the key; requests with `Authorization`
+    /// go past the cache as they are, unless that is part of the key. Default false.
+    pub sealed: bool,
+    /// Which parameters of a query count. Default all, in their order.
+    pub query: Query,
+    /// An answer to POST that says that it is what GET would get, and for how long, is stored for GET
+    /// (RFC 9110 section 9.3.3). Default false.
+    pub store_posts: bool,
     /// The fields whose cache directives count in place of `Cache-Control`'s, the first one that is there
     /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`.
     pub targets: Vec<HeaderName>,
@@ -66,6 +79,7 @@ impl Policy {
             every_status: true,
             store_to_validate: true,
             heuristic: Some(0.1),
+            store_posts: true,
             targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
             stale_if_unreachable: Duration::from_secs(60 * 60),
             ..Self::default()
@@ -92,6 +106,10 @@ impl Default for Policy {
             store_to_validate: false,
             heuristic: None,
             invalidate_by_unsafe: true,
+            key_headers: Vec::new(),
+            sealed: false,
+            query: Query::default(),
+            store_posts: false,
             targets: vec![CDN_CACHE_CONTROL],
             stale_if_unreachable: Duration::ZERO,
         }

@@ -58,5 +58,6 @@ async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
         None => layer,
     };
     let layer = if options.honor_client_directives { layer.honor_client_directives() } else { layer };
+    let layer = if options.sealed { layer.sealed() } else { layer };
     Ok(layer.checked()?)
 }

@@ -27,6 +27,9 @@ pub struct Options {
     /// Honours the Cache-Control of requests.
     #[arg(long)]
     pub honor_client_directives: bool,
+    /// Shows the upstream nothing of a request that may be stored but its method, target and Host.
+    #[arg(long)]
+    pub sealed: bool,
     /// Where Prometheus finds /metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<String>,
