@@ -7,7 +7,7 @@ mod redis_entries;
 use bytes::Bytes;
 use http::HeaderName;
 use larder::{
-    semantics::{Content, Entry, EntryId, Filling, Namespace, VariantId},
+    semantics::{Content, Entry, EntryId, Filling, Namespace, VariantId, Variants},
     store::{Claim, Copied, Filled, Found, Seen, Store, TICKET_LIFE, Unreadable},
     testing::behaves,
 };
@@ -156,7 +156,8 @@ async fn every_key_dies_by_itself() {
     put(&store, &key("small"), "x").await;
     put(&store, &key("large"), vec![0; 300_000]).await;
     let base = key("varying");
-    let rule = Arc::new(Entry { id: id(), content: Content::Variants(vec![HeaderName::from_static("accept")]) });
+    let rule =
+        Arc::new(Entry { id: id(), content: Content::Variants(Variants::by(vec![HeaderName::from_static("accept")])) });
     let variant = base.of_variant(VariantId { rule: rule.id, digest: id() });
     let response = entry(&store, "x");
     let longest = Filling { rule: Some(rule), stored_for: Duration::MAX, ..filling(&variant, &response) };

@@ -13,7 +13,7 @@ use crate::store::Unreadable;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
-    Content, Entry, EntryId, StoredResponse, Timestamp,
+    Content, Entry, EntryId, StoredResponse, Timestamp, Variants,
     stored::{Basis, Delivery, StaleUse},
 };
 use std::time::Duration;
@@ -46,9 +46,14 @@ pub fn encode(entry: &Entry, name: &str) -> Bytes {
     put_text(&mut bytes, name.as_bytes());
     match &entry.content {
         Content::Response(response) => put_response(&mut bytes, response),
-        Content::Variants(fields) => {
+        Content::Variants(Variants { fields, known }) => {
             put_count(&mut bytes, fields.len());
             fields.iter().for_each(|field| put_text(&mut bytes, field.as_str().as_bytes()));
+            put_count(&mut bytes, known.len());
+            for (digest, until) in known {
+                bytes.put_slice(&digest.0);
+                bytes.put_u64_le(until.as_millis());
+            }
         }
     }
     bytes.freeze()
@@ -184,11 +189,14 @@ impl Reader {
         })
     }
 
-    fn variants(&mut self) -> Result<Vec<HeaderName>, Unreadable> {
+    fn variants(&mut self) -> Result<Variants, Unreadable> {
         let fields = (0..self.count()?)
             .map(|_| HeaderName::from_bytes(self.text()?).map_err(|_| Unreadable::Corrupt))
             .collect::<Result<_, _>>()?;
-        if self.at == self.bytes.len() { Ok(fields) } else { Err(Unreadable::Corrupt) }
+        let known = (0..self.count()?)
+            .map(|_| Ok((EntryId(self.array()?), Timestamp::from_millis(self.u64()?))))
+            .collect::<Result<_, _>>()?;
+        if self.at == self.bytes.len() { Ok(Variants { fields, known }) } else { Err(Unreadable::Corrupt) }
     }
 
     fn take(&mut self, length: usize) -> Result<&[u8], Unreadable> {
@@ -271,7 +279,9 @@ mod tests {
     }
 
     fn rule() -> Entry {
-        Entry { id: EntryId([8; 16]), content: Content::Variants(vec![HeaderName::from_static("accept")]) }
+        let fields = vec![HeaderName::from_static("accept")];
+        let rule = Variants { fields, known: vec![(EntryId([7; 16]), Timestamp::from_millis(9))] };
+        Entry { id: EntryId([8; 16]), content: Content::Variants(rule) }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The store in this process: bounded by bytes, and the near tier before a shared one.
 
 use crate::store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket};
-use larder_semantics::{Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling};
+use larder_semantics::{
+    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, Variants, exchange::Filling,
+};
 use quick_cache::{Weighter, sync::Cache};
 use std::{
     collections::HashMap,
@@ -73,7 +75,7 @@ fn size(entry: &Entry) -> usize {
             // Once as they are stored, once as they were delivered last.
             2 * headers + body.len() + tags.iter().map(String::len).sum::<usize>()
         }
-        Content::Variants(fields) => 64 * fields.len(),
+        Content::Variants(Variants { fields, known }) => 64 * fields.len() + 24 * known.len(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId,
+    Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId, Variants,
     stored::{Basis, Delivery},
 };
 use std::{
@@ -159,7 +159,8 @@ async fn what_was_seen_can_be_replaced_and_what_is_newer_is_given(store: &impl S
 
 /// A resource that varies, with one variant stored: the rule, the variant's key, and its response.
 async fn varying(store: &impl Store, key: &EntryKey, body: &'static str) -> (Arc<Entry>, EntryKey, Arc<Entry>) {
-    let rule = Arc::new(Entry { id: id(), content: Content::Variants(vec![HeaderName::from_static("accept")]) });
+    let rule =
+        Arc::new(Entry { id: id(), content: Content::Variants(Variants::by(vec![HeaderName::from_static("accept")])) });
     let variant = key.of_variant(VariantId { rule: rule.id, digest: id() });
     let entry = response(store, body);
     let filling = Filling { rule: Some(rule.clone()), ..filling(&variant, &entry) };

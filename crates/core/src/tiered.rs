@@ -60,7 +60,7 @@ impl<S: Store> Tiered<S> {
 /// A client of a shared store hands out slices of its read buffer: a small entry could else hold on to megabytes.
 fn detached(entry: &Entry) -> Entry {
     let content = match &entry.content {
-        Content::Variants(fields) => Content::Variants(fields.clone()),
+        Content::Variants(rule) => Content::Variants(rule.clone()),
         Content::Response(response) => {
             let mut headers = HeaderMap::with_capacity(response.headers.len());
             for (name, value) in &response.headers {

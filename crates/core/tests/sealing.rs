@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use larder::{Cache, CacheLayer, Purge, TRACKING_PARAMETERS};
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 use tower::{Layer, ServiceExt, service_fn};
 
 /// X-Cache, and the request as the service within saw it when the answer was made.
@@ -84,4 +84,21 @@ async fn parameters_that_are_left_out_are_seen_by_nobody() {
     assert_eq!(get(&layer, "/p?x=evil", &[]).await, words("MISS", "/p host: shop"));
     assert_eq!(get(&layer, "/p", &[]).await.0, "HIT");
     assert_eq!(get(&layer, "/p?page=2&x=1", &[]).await, words("MISS", "/p?page=2 host: shop"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_sixteen_variants_requests_go_past_the_cache_until_one_has_expired() {
+    let layer = Cache::in_memory().layer().ttl(Duration::from_secs(60)).jitter(0.0).key_headers([header::ACCEPT]);
+    let ask = async |media: usize| get(&layer, "/", &[("accept", &*media.to_string())]).await.0;
+    for media in 0..16 {
+        assert_eq!(ask(media).await, "MISS");
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(ask(16).await, "BYPASS");
+    assert_eq!(ask(15).await, "HIT");
+    // Ten minutes beyond its lifetime, the first one is no longer kept.
+    tokio::time::advance(Duration::from_secs(44 + 600)).await;
+    assert_eq!(ask(16).await, "MISS");
+    assert_eq!(ask(16).await, "HIT");
+    assert_eq!(ask(17).await, "BYPASS");
 }

@@ -18,7 +18,7 @@ use crate::{
     reason::{Reason, Refusal, Storing},
     sealing,
     signature::Signature,
-    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
+    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse, Variants},
     storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
     validation::{self, Form, Validators},
@@ -61,7 +61,8 @@ impl Intake {
             Credentials::default()
         };
         let asks_for_less = told.asks_for_less;
-        Self::Lookup(Lookup { method: head.method.clone(), asks_for_less, credentials, client, variant: None })
+        let (method, most_variants) = (head.method.clone(), policy.most_variants);
+        Self::Lookup(Lookup { method, asks_for_less, credentials, client, most_variants, variant: None })
     }
 }
 
@@ -106,14 +107,9 @@ pub struct Lookup {
     asks_for_less: bool,
     credentials: Credentials,
     client: RequestDirectives,
-    variant: Option<Rule>,
-}
-
-/// The rule by which a resource varies.
-#[derive(Debug, Clone)]
-struct Rule {
-    id: EntryId,
-    fields: Vec<HeaderName>,
+    most_variants: usize,
+    /// The entry with the rule by which the resource varies.
+    variant: Option<Arc<Entry>>,
 }
 
 /// What a lookup comes to.
@@ -141,10 +137,12 @@ impl Lookup {
         let response = match &entry.content {
             Content::Response(response) => response,
             Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None, headers),
-            Content::Variants(fields) => {
-                let variant = VariantId::of(entry.id, fields, headers);
-                let rule = Some(Rule { id: entry.id, fields: fields.clone() });
-                return Selected::Variant(Self { variant: rule, ..self }, variant);
+            Content::Variants(rule) => {
+                let variant = VariantId::of(entry.id, &rule.fields, headers);
+                if !rule.have_room(variant.digest, self.most_variants, now) {
+                    return self.forward(Reason::VariantsExceeded, None, headers).unstored();
+                }
+                return Selected::Variant(Self { variant: Some(entry), ..self }, variant);
             }
         };
         let form = self.form(headers, response);
@@ -271,6 +269,13 @@ enum Fitness {
 }
 
 impl Selected {
+    fn unstored(self) -> Self {
+        match self {
+            Self::Forward(forward) => Self::Forward(Forward { storable: false, ..forward }),
+            other => other,
+        }
+    }
+
     fn having_seen(self, seen: Option<EntryId>) -> Self {
         match self {
             Self::Forward(forward) => Self::Forward(Forward { seen, ..forward }),
@@ -655,7 +660,7 @@ pub struct Admission {
     key: EntryKey,
     request: HeaderMap,
     fields: Vec<HeaderName>,
-    rule: Option<Rule>,
+    rule: Option<Arc<Entry>>,
     announced: Option<u64>,
     limit: u64,
     response: StoredResponse,
@@ -712,17 +717,29 @@ impl Admission {
     pub fn freshened(self, id: EntryId, rule_id: EntryId) -> Filling {
         let response = self.response;
         let stored_for = response.stored_for();
-        let rule = match self.rule {
-            Some(Rule { id, fields }) => Some(Rule { id, fields: union(fields, self.fields) }),
+        let known = self.rule.as_deref().and_then(|entry| match &entry.content {
+            Content::Variants(rule) => Some((entry.id, rule.clone())),
+            Content::Response(_) => None,
+        });
+        let rule = match known {
+            Some((id, rule)) => {
+                let fields = union(rule.fields.clone(), self.fields);
+                // By other fields, what was stored before is not found again.
+                Some((id, if fields == rule.fields { rule } else { Variants::by(fields) }))
+            }
             None if self.fields.is_empty() => None,
-            None => Some(Rule { id: rule_id, fields: self.fields }),
+            None => Some((rule_id, Variants::by(self.fields))),
         };
         let base = self.key.base();
-        let key = match &rule {
-            Some(rule) => base.of_variant(VariantId::of(rule.id, &rule.fields, &self.request)),
-            None => base,
+        let (now, until) = (response.received_at, response.received_at.after(stored_for));
+        let (key, rule) = match rule {
+            Some((id, rule)) => {
+                let variant = VariantId::of(id, &rule.fields, &self.request);
+                let content = Content::Variants(rule.knowing(variant.digest, now, until));
+                (base.of_variant(variant), Some(Arc::new(Entry { id, content })))
+            }
+            None => (base, None),
         };
-        let rule = rule.map(|rule| Arc::new(Entry { id: rule.id, content: Content::Variants(rule.fields) }));
         Filling { key, response: Arc::new(Entry { id, content: Content::Response(response) }), rule, stored_for }
     }
 }

@@ -40,5 +40,5 @@ pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Rece
 pub use key::{EntryKey, Key, KeyError, Namespace, Template, VariantId};
 pub use policy::{Caching, Policy};
 pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};
-pub use stored::{Content, Entry, EntryId, StoredResponse};
+pub use stored::{Content, Entry, EntryId, StoredResponse, Variants};
 pub use time::Timestamp;

@@ -91,6 +91,8 @@ pub enum Reason {
     StoreBusy,
     /// The store cannot be reached, or refused.
     StoreDown,
+    /// As many variants of the resource are stored as may be, and none for this request's headers.
+    VariantsExceeded,
     /// No key could be made for this request.
     KeyRefused,
     /// The client accepts only a stored response, and there is none.
@@ -98,7 +100,7 @@ pub enum Reason {
 }
 
 /// The verdict, the word and the forward reason of RFC 9211 of each [`Reason`], in the order of the variants.
-const REASONS: [(Reason, Verdict, &str, Option<&str>); 28] = [
+const REASONS: [(Reason, Verdict, &str, Option<&str>); 29] = [
     (Reason::Near, Verdict::Hit, "near", None),
     (Reason::Far, Verdict::Hit, "far", None),
     (Reason::SwrRefresh, Verdict::Stale, "swr-refresh", None),
@@ -125,6 +127,7 @@ const REASONS: [(Reason, Verdict, &str, Option<&str>); 28] = [
     (Reason::StoreTimeout, Verdict::Bypass, "store-timeout", Some("bypass")),
     (Reason::StoreBusy, Verdict::Bypass, "store-busy", Some("bypass")),
     (Reason::StoreDown, Verdict::Bypass, "store-down", Some("bypass")),
+    (Reason::VariantsExceeded, Verdict::Bypass, "variants-exceeded", Some("bypass")),
     (Reason::KeyRefused, Verdict::Bypass, "key-refused", Some("bypass")),
     (Reason::OnlyIfCached, Verdict::Shed, "only-if-cached", None),
 ];

@@ -6,7 +6,7 @@ use common::{ARRIVAL, Ended, NOW, Reused, answer, exchange, receive, request, re
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request, response};
 use larder_semantics::{
     Caching, Content, Entry, EntryId, EntryKey, Intake, Key, Namespace, Policy, Selected, Template, Timestamp,
-    VariantId, freshness::Arrival,
+    VariantId, Variants, freshness::Arrival,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -497,9 +497,9 @@ proptest! {
 fn renew(filling: &mut larder_semantics::Filling, headers: &HeaderMap, id: u8) {
     let id = EntryId([id | 0x80; 16]);
     let rule = filling.rule.clone().filter(|rule| rule.id == EntryId([2; 16]));
-    if let Some(Entry { content: Content::Variants(fields), .. }) = rule.as_deref() {
-        filling.key = filling.key.of_variant(VariantId::of(id, fields, headers));
-        filling.rule = Some(Arc::new(Entry { id, content: Content::Variants(fields.clone()) }));
+    if let Some(Entry { content: Content::Variants(rule), .. }) = rule.as_deref() {
+        filling.key = filling.key.of_variant(VariantId::of(id, &rule.fields, headers));
+        filling.rule = Some(Arc::new(Entry { id, content: Content::Variants(Variants::by(rule.fields.clone())) }));
     }
 }
 
