@@ -2,7 +2,7 @@
 
 use crate::{
     Cache, ConfigError, MemoryStore, Tiered,
-    engine::{Settings, Shared},
+    cache::{Settings, Shared},
     flights::Flights,
     guard::{Deadlines, Guard},
     observe::Observer,

@@ -1,162 +1,42 @@
 //! The life of a request, from top to bottom.
 
 use crate::{
-    CacheBuilder, CacheLayer,
+    Cache,
     background::{self, Outlives},
     body::CacheBody,
     budget::Budget,
-    fill::{self, Fill, UNCACHEABLE_FOR, release_after},
-    flights::{Flights, Follow, Joined, Lead, Release, Waited},
+    cache::Settings,
+    fill::{self, Fill},
+    flights::{Follow, Joined, Lead, Release, Waited},
     layer::Rules,
     lease::Lease,
     nested::{Around, Decided},
-    observe::{Observer, RouteMetrics},
-    routing::Routing,
+    observe::RouteMetrics,
     service::CacheFuture,
-    store::{AnyStore, Claim, Found, Purge, Purged, Seen, StoreError, Unreadable},
+    store::{Claim, Found, Seen, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, header, request::Parts, response};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use larder_semantics::{
-    Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Key, Lookup, Namespace, Outcome, Reason,
-    Received, Refusal, Selected, Storing, Timestamp, VariantId,
+    Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
+    Selected, Storing, Timestamp, VariantId,
     exchange::{self, Answer},
     freshness::Arrival,
-    invalidation::{is_done, is_representation_of, is_unsafe, related},
+    invalidation::is_done,
     signature::Signature,
 };
-use quick_cache::sync::Cache as Bounded;
 use std::{
     borrow::Cow,
     future::poll_fn,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tower_service::Service;
-
-/// A cache: one store, and what all the layers over it share.
-///
-/// Clones are the same cache. [`Cache::layer`] makes the layers that put it before a service.
-#[derive(Clone)]
-pub struct Cache {
-    shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn AnyStore>,
-    pub(crate) namespace: Namespace,
-    pub(crate) routing: Option<Arc<dyn Routing>>,
-    pub(crate) identifier: String,
-    pub(crate) settings: Settings,
-    pub(crate) observer: Observer,
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Filling>>,
-    /// Resources whose last response was refused, and until when they count as uncacheable.
-    pub(crate) uncacheable: Bounded<EntryKey, Instant>,
-}
-
-/// How long a request may wait, and for what.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    /// For the store, in all.
-    pub(crate) store_budget: Duration,
-    /// For one answer of the store, which keeps to that by itself.
-    pub(crate) read_deadline: Duration,
-    /// For another request's fetch, in all.
-    pub(crate) lock_wait: Duration,
-}
 
 /// How often a request may look up again, because what it was about to fetch has come meanwhile.
 const ROUNDS: usize = 5;
-
-impl Cache {
-    /// Begins to configure a cache.
-    pub fn builder() -> CacheBuilder {
-        CacheBuilder::default()
-    }
-
-    /// A cache in this process's memory, with every setting at its default.
-    pub fn in_memory() -> Self {
-        CacheBuilder::in_memory()
-    }
-
-    /// A layer over this cache, with every setting at its default: responses that state no lifetime get
-    /// [`Ttl::STANDARD`](crate::Ttl::STANDARD).
-    pub fn layer(&self) -> CacheLayer {
-        CacheLayer::new(self.clone())
-    }
-
-    /// Removes what `purge` names. When this has returned `Ok`, no answer that the origin was asked for before is
-    /// served to a request that comes after, nor ever stored.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be reached, or refuses: what was to be removed may still be there. Dropping the future
-    /// leaves the purge either done or not done.
-    pub async fn purge(&self, purge: Purge) -> Result<Purged, StoreError> {
-        self.detach(&purge);
-        let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
-        self.detach(&purge);
-        purged
-    }
-
-    /// The cache whose layer a request came through, if any: for a handler that wants to purge.
-    pub fn of(extensions: &Extensions) -> Option<&Self> {
-        extensions.get::<Around>().map(|around| &around.cache)
-    }
-
-    fn detach(&self, purge: &Purge) {
-        let Purge::Key(key) = purge;
-        self.shared.flights.detach(&self.shared.namespace.entry(key.clone()));
-    }
-
-    pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared) }
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn AnyStore> {
-        &self.shared.store
-    }
-
-    pub(crate) fn observer(&self) -> &Observer {
-        &self.shared.observer
-    }
-
-    pub(crate) fn identifier(&self) -> &str {
-        &self.shared.identifier
-    }
-
-    pub(crate) fn routing(&self) -> Option<&Arc<dyn Routing>> {
-        self.shared.routing.as_ref()
-    }
-
-    /// Whether two handles are the same cache.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
-    pub(crate) fn refuse(&self, grant: Box<Grant>, refusal: Refusal) {
-        self.shared.observer.skipped(refusal);
-        if refusal.is_lasting() {
-            self.shared.uncacheable.insert(grant.key.base(), Instant::now() + UNCACHEABLE_FOR);
-        }
-        if let Some(lead) = grant.lead {
-            lead.release(release_after(refusal));
-        }
-    }
-
-    fn pass(&self, grant: Option<Box<Grant>>, storing: Storing) {
-        if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
-            self.refuse(grant, refusal);
-        }
-    }
-
-    fn is_uncacheable(&self, key: &EntryKey) -> bool {
-        self.shared.uncacheable.get(key).is_some_and(|until| until > Instant::now())
-    }
-}
 
 /// A cache behind the rules of one layer: what all clones of a service share.
 pub(crate) struct Front {
@@ -215,74 +95,6 @@ impl Front {
                 }
             }
         })
-    }
-
-    /// What a request changes, if it is done: the resource it is for, and where its response says so.
-    fn changes(&self, reason: Reason, head: &Parts) -> Option<Box<Parts>> {
-        let changes = reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe;
-        changes.then(|| {
-            let mut target = Request::new(()).into_parts().0;
-            let uri = self.rules.policy.query.settle(&head.uri).unwrap_or_else(|| head.uri.clone());
-            (target.uri, target.headers, target.extensions) = (uri, head.headers.clone(), head.extensions.clone());
-            Box::new(target)
-        })
-    }
-
-    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store.
-    async fn invalidate(&self, target: &Parts, response: &response::Parts) {
-        let related = related(target, &response.headers);
-        let mut keys: Vec<Key> = self.rules.key(&mut target.clone(), self.cache.routing()).into_iter().collect();
-        keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(target, uri)));
-        let cache = self.cache.clone();
-        let purges = Outlives::new(async move {
-            for key in keys {
-                if let Err(error) = cache.purge(Purge::Key(key)).await {
-                    tracing::warn!(%error, "what a request has changed may still be stored");
-                }
-            }
-        });
-        drop(timeout(self.cache.shared.settings.store_budget, purges).await);
-    }
-
-    /// Judges the answer to a POST as one to GET, if it says that it is that too, and takes the right to store it.
-    async fn posted(
-        &self,
-        mut target: Parts,
-        response: &response::Parts,
-        caching: &Caching,
-        arrival: Arrival,
-    ) -> (Received, Option<Box<Grant>>, Option<EntryKey>) {
-        let not_stored = (Received::Pass(Storing::Untried), None, None);
-        if !self.rules.policy.store_posts || !is_representation_of(&target, &response.headers) {
-            return not_stored;
-        }
-        for field in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE] {
-            target.headers.remove(field);
-        }
-        let (Intake::Lookup(lookup), Some(key)) =
-            (Intake::of(&target, &self.rules.policy), self.rules.key(&mut target, self.cache.routing()))
-        else {
-            return not_stored;
-        };
-        let key = self.cache.shared.namespace.entry(key);
-        let Selected::Forward(forward) = lookup.select(None, &target.headers, arrival.now) else { return not_stored };
-        let asked = Asked { key: key.clone(), headers: target.headers };
-        let received = forward.receive(asked, response, caching, &self.rules.policy, arrival);
-        let Received::Store(admission) = received else { return not_stored };
-        if !admission.is_stated() {
-            return not_stored;
-        }
-        let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&key, Seen::Absent).await else { return not_stored };
-        let lease = Some(Lease::hold(self.cache.store().clone(), ticket));
-        let grant = Box::new(Grant { key: key.clone(), lead: None, lease, unstored: None });
-        (Received::Store(admission), Some(grant), Some(key))
-    }
-
-    /// Removes what the origin has replaced with something that is not stored.
-    fn forget(&self, key: Option<&EntryKey>) {
-        let Some(key) = key.map(|key| key.key.clone()) else { return };
-        let cache = self.cache.clone();
-        background::run(async move { drop(cache.purge(Purge::Key(key)).await) });
     }
 
     /// Offers what the origin has confirmed to the store, and tells what becomes of it.
@@ -778,11 +590,5 @@ impl<'f> Visit<'f> {
         if self.marks.is_nested {
             extensions.insert(Decided(self.front.cache.clone()));
         }
-    }
-}
-
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache").field("namespace", &self.shared.namespace).finish_non_exhaustive()
     }
 }

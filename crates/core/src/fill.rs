@@ -1,11 +1,6 @@
 //! Copies a body while it streams to the client, and offers the copy to the store when it is whole.
 
-use crate::{
-    background,
-    engine::{Cache, Grant},
-    flights::Release,
-    store::Filled,
-};
+use crate::{Cache, background, engine::Grant, flights::Release, store::Filled};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use larder_semantics::{Admission, EntryId, Filling, Refusal};

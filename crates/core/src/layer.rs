@@ -212,6 +212,13 @@ impl CacheLayer {
         self.set(|rules| rules.policy.key_headers.extend(names))
     }
 
+    /// Gives responses without an `ETag` one when they are stored, made of their body, so that clients can ask whether
+    /// theirs still holds. It is the same in every process.
+    #[must_use]
+    pub fn make_etags(self) -> Self {
+        self.set(|rules| rules.policy.make_etags = true)
+    }
+
     /// Shows the service within nothing of a request but what is part of the key: method, target, `Host`, and the
     /// [`key_headers`](Self::key_headers). Other headers and all cookies are removed, so that nobody can shape with
     /// them what others get.

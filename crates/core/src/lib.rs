@@ -5,6 +5,8 @@ mod body;
 mod breaker;
 mod budget;
 mod builder;
+mod cache;
+mod changes;
 pub mod codec;
 mod engine;
 mod fill;
@@ -26,7 +28,7 @@ mod ttl;
 
 pub use body::{BodyError, CacheBody};
 pub use builder::CacheBuilder;
-pub use engine::Cache;
+pub use cache::Cache;
 pub use guard::{Deadlines, Guard};
 pub use headers::DebugHeaders;
 pub use larder_semantics as semantics;

@@ -622,6 +622,7 @@ impl Forward {
                 ContentLength::Absent | ContentLength::Contradictory => None,
             },
             limit: policy.max_body,
+            makes_etag: policy.make_etags && status == StatusCode::OK,
             response: StoredResponse {
                 status,
                 headers,
@@ -663,6 +664,7 @@ pub struct Admission {
     rule: Option<Arc<Entry>>,
     announced: Option<u64>,
     limit: u64,
+    makes_etag: bool,
     response: StoredResponse,
 }
 
@@ -709,7 +711,11 @@ impl Admission {
     ///
     /// `origin_cost` is the time to the last byte; `id` and `rule_id` are fresh ids, the second for a rule that is new.
     pub fn complete(self, body: Bytes, origin_cost: Duration, id: EntryId, rule_id: EntryId) -> Filling {
-        let response = StoredResponse { body, origin_cost, ..self.response };
+        let mut response = StoredResponse { body, origin_cost, ..self.response };
+        if self.makes_etag && !response.headers.contains_key(header::ETAG) {
+            let _ =
+                response.headers.try_insert(header::ETAG, validation::entity_tag(&response.headers, &response.body));
+        }
         Self { response, ..self }.freshened(id, rule_id)
     }
 

@@ -50,6 +50,9 @@ pub struct Policy {
     /// Requests with unsafe methods, once they are done, remove what is stored of the resource they are for, and of those
     /// that their response names (RFC 9111 section 4.4). Default true.
     pub invalidate_by_unsafe: bool,
+    /// Responses without an `ETag` get one when they are stored, made of their body, and so the same in every process.
+    /// Default false.
+    pub make_etags: bool,
     /// The most variants of one resource that are stored; requests for more go past the cache. Default 16.
     pub most_variants: usize,
     /// Request headers that every response varies by, whatever its `Vary` says. Default none.
@@ -108,6 +111,7 @@ impl Default for Policy {
             store_to_validate: false,
             heuristic: None,
             invalidate_by_unsafe: true,
+            make_etags: false,
             most_variants: 16,
             key_headers: Vec::new(),
             sealed: false,

@@ -143,6 +143,17 @@ fn date(headers: &HeaderMap, field: &HeaderName) -> Option<Timestamp> {
     headers.get(field).and_then(Timestamp::from_http_date)
 }
 
+/// An entity tag made of a body, and of how it is coded: equal for equal representations, in every process.
+pub(crate) fn entity_tag(headers: &HeaderMap, body: &[u8]) -> HeaderValue {
+    let mut hash = blake3::Hasher::new();
+    for field in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
+        hash.update(headers.get(field).map_or(&[][..], HeaderValue::as_bytes)).update(b"\0");
+    }
+    let digest = hash.update(body).finalize();
+    let text = format!("\"{}\"", &digest.to_hex()[..32]);
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
 /// Makes a request ask whether `response` still holds, in place of whatever the client asked (RFC 9111 section 4.3.1).
 pub(crate) fn ask(request: &mut HeaderMap, response: &StoredResponse) {
     for field in PRECONDITIONS {

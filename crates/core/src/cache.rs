@@ -1,0 +1,144 @@
+//! The handle of a cache, and what all its layers share.
+
+use crate::{
+    CacheBuilder, CacheLayer,
+    engine::Grant,
+    fill::{UNCACHEABLE_FOR, release_after},
+    flights::Flights,
+    nested::Around,
+    observe::Observer,
+    routing::Routing,
+    store::{AnyStore, Purge, Purged, StoreError},
+};
+use http::Extensions;
+use larder_semantics::{EntryKey, Filling, Namespace, Refusal, Storing, VariantId};
+use quick_cache::sync::Cache as Bounded;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// A cache: one store, and what all the layers over it share.
+///
+/// Clones are the same cache. [`Cache::layer`] makes the layers that put it before a service.
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn AnyStore>,
+    pub(crate) namespace: Namespace,
+    pub(crate) routing: Option<Arc<dyn Routing>>,
+    pub(crate) identifier: String,
+    pub(crate) settings: Settings,
+    pub(crate) observer: Observer,
+    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Filling>>,
+    /// Resources whose last response was refused, and until when they count as uncacheable.
+    pub(crate) uncacheable: Bounded<EntryKey, Instant>,
+}
+
+/// How long a request may wait, and for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// For the store, in all.
+    pub(crate) store_budget: Duration,
+    /// For one answer of the store, which keeps to that by itself.
+    pub(crate) read_deadline: Duration,
+    /// For another request's fetch, in all.
+    pub(crate) lock_wait: Duration,
+}
+
+impl Cache {
+    /// Begins to configure a cache.
+    pub fn builder() -> CacheBuilder {
+        CacheBuilder::default()
+    }
+
+    /// A cache in this process's memory, with every setting at its default.
+    pub fn in_memory() -> Self {
+        CacheBuilder::in_memory()
+    }
+
+    /// A layer over this cache, with every setting at its default: responses that state no lifetime get
+    /// [`Ttl::STANDARD`](crate::Ttl::STANDARD).
+    pub fn layer(&self) -> CacheLayer {
+        CacheLayer::new(self.clone())
+    }
+
+    /// Removes what `purge` names. When this has returned `Ok`, no answer that the origin was asked for before is
+    /// served to a request that comes after, nor ever stored.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be reached, or refuses: what was to be removed may still be there. Dropping the future
+    /// leaves the purge either done or not done.
+    pub async fn purge(&self, purge: Purge) -> Result<Purged, StoreError> {
+        self.detach(&purge);
+        let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
+        self.detach(&purge);
+        purged
+    }
+
+    /// The cache whose layer a request came through, if any: for a handler that wants to purge.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get::<Around>().map(|around| &around.cache)
+    }
+
+    fn detach(&self, purge: &Purge) {
+        let Purge::Key(key) = purge;
+        self.shared.flights.detach(&self.shared.namespace.entry(key.clone()));
+    }
+
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn AnyStore> {
+        &self.shared.store
+    }
+
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.shared.observer
+    }
+
+    pub(crate) fn identifier(&self) -> &str {
+        &self.shared.identifier
+    }
+
+    pub(crate) fn routing(&self) -> Option<&Arc<dyn Routing>> {
+        self.shared.routing.as_ref()
+    }
+
+    /// Whether two handles are the same cache.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Lets everyone go who waits for an answer that is not stored, and remembers it where the next will be the same.
+    pub(crate) fn refuse(&self, grant: Box<Grant>, refusal: Refusal) {
+        self.shared.observer.skipped(refusal);
+        if refusal.is_lasting() {
+            self.shared.uncacheable.insert(grant.key.base(), Instant::now() + UNCACHEABLE_FOR);
+        }
+        if let Some(lead) = grant.lead {
+            lead.release(release_after(refusal));
+        }
+    }
+
+    /// The same, of an answer that is passed on only, if it is not stored for a reason.
+    pub(crate) fn pass(&self, grant: Option<Box<Grant>>, storing: Storing) {
+        if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
+            self.refuse(grant, refusal);
+        }
+    }
+
+    /// Whether a response of this resource was refused a moment ago.
+    pub(crate) fn is_uncacheable(&self, key: &EntryKey) -> bool {
+        self.shared.uncacheable.get(key).is_some_and(|until| until > Instant::now())
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("namespace", &self.shared.namespace).finish_non_exhaustive()
+    }
+}
