@@ -108,7 +108,8 @@ impl ResponseDirectives {
             "s-maxage" => shorten(&mut self.s_maxage, seconds()),
             "stale-while-revalidate" => shorten(&mut self.stale_while_revalidate, seconds()),
             "stale-if-error" => shorten(&mut self.stale_if_error, seconds()),
-            _ => {}
+            // An unknown directive is passed over (RFC 9111 section 5.2.3), but not one that was meant to forbid.
+            other => self.malformed |= is_misspelt(other),
         }
     }
 
@@ -168,6 +169,13 @@ impl RequestDirectives {
 fn shorten(kept: &mut Option<Duration>, seconds: Option<Duration>) {
     let stated = seconds.unwrap_or(Duration::ZERO);
     *kept = Some(kept.map_or(stated, |known| known.min(stated)));
+}
+
+/// Whether a name has the letters of a directive that forbids, and something else in its hyphen's place or around them:
+/// `no_store`, `nostore`, `'private'`.
+fn is_misspelt(name: &str) -> bool {
+    let letters = || name.bytes().filter(u8::is_ascii_alphabetic);
+    ["private", "nostore", "nocache"].iter().any(|meant| letters().eq(meant.bytes()))
 }
 
 /// The field names of a qualified directive; `None` when there are none, or one is no name.
@@ -339,7 +347,11 @@ mod tests {
         ] {
             assert!(response(&[line]).malformed, "{line}");
         }
-        for line in ["", "max-age=60", "unknown, other=1, third=\"x y\""] {
+        for line in ["no_store", "nostore", "No--Store", "'private'", "private;x", "no-cache!", "max-age=1, nocache=1"]
+        {
+            assert!(response(&[line]).malformed, "{line}");
+        }
+        for line in ["", "max-age=60", "private-ext", "x-no-store", "unknown, other=1, third=\"x y\""] {
             assert!(!response(&[line]).malformed, "{line}");
         }
     }
