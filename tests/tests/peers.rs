@@ -108,6 +108,22 @@ async fn t18_a_hit_has_every_header_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t20_a_client_that_has_the_page_is_told_so() {
+    right(rows::t20(&LARDER).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t24_no_cache_of_a_request_is_ignored_by_default_and_else_refreshes_the_page() {
+    assert_eq!(right(rows::t24(&LARDER).await), "ignored");
+    assert_eq!(right(rows::t24(&Larder { honors_client_directives: true, ..LARDER }).await), "refreshes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t25_a_post_removes_the_page() {
+    right(rows::t25(&LARDER).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn t24b_only_if_cached_is_ignored_by_default() {
     assert_eq!(right(rows::t24b(&LARDER).await), "200");
 }

@@ -93,7 +93,10 @@ const ROWS: [Row; 22] = [
         asks: "two `Link` lines and a non-ASCII header on a hit",
         ask: |subject| Box::pin(rows::t18(subject)),
     },
+    Row { name: "T20", asks: "If-None-Match on a hit", ask: |subject| Box::pin(rows::t20(subject)) },
+    Row { name: "T24", asks: "request `no-cache`", ask: |subject| Box::pin(rows::t24(subject)) },
     Row { name: "T24b", asks: "`only-if-cached`, cold", ask: |subject| Box::pin(rows::t24b(subject)) },
+    Row { name: "T25", asks: "POST 2xx invalidates GET", ask: |subject| Box::pin(rows::t25(subject)) },
     Row { name: "T26", asks: "gzip inside, outside, of its own", ask: |subject| Box::pin(rows::t26(subject)) },
     Row {
         name: "R1",

@@ -22,7 +22,10 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_LANGUAGE, AUTHORIZATION, AsHeaderName, CACHE_CONTROL, DATE, LINK, RANGE, SET_COOKIE, VARY},
+    header::{
+        ACCEPT_LANGUAGE, AUTHORIZATION, AsHeaderName, CACHE_CONTROL, DATE, ETAG, IF_NONE_MATCH, LINK, RANGE,
+        SET_COOKIE, VARY,
+    },
 };
 use http_body_util::{BodyExt, channel::Channel};
 use larder_tests::RedisServer;
@@ -404,6 +407,53 @@ pub(crate) async fn t18(subject: &dyn Subject) -> Outcome {
     let name = hit.headers.get("x-name").map(HeaderValue::as_bytes);
     demand(name == Some(NAME), || format!("the non-ASCII header is {name:?}"))?;
     Ok(String::new())
+}
+
+/// A client that has the page already is told so. Tells the status.
+pub(crate) async fn t20(subject: &dyn Subject) -> Outcome {
+    let origin = Origin::saying(&[(CACHE_CONTROL, "max-age=60"), (ETAG, "\"1\"")]);
+    let client = origin.client(subject);
+    client.get("/page").await?;
+    let seen = client.ask(with(get_request("/page"), IF_NONE_MATCH, "\"0\", W/\"1\"")).await?;
+    demand(origin.calls() == 1, || format!("{} after {} calls", seen.status, origin.calls()))?;
+    demand(seen.status == StatusCode::NOT_MODIFIED && seen.body.is_empty(), || seen.status.to_string())?;
+    let other = client.ask(with(get_request("/page"), IF_NONE_MATCH, "\"0\"")).await?;
+    demand(other.status == StatusCode::OK, || format!("{} for another tag", other.status))?;
+    Ok("304".to_owned())
+}
+
+/// `no-cache` in a request: ignored, or the page is fetched anew for everybody. Tells which.
+pub(crate) async fn t24(subject: &dyn Subject) -> Outcome {
+    let origin = Origin::new(|_, call| async move { ([(CACHE_CONTROL, "max-age=60")], call.to_string()) });
+    let client = origin.client(subject);
+    client.get("/page").await?;
+    let asked = client.ask(with(get_request("/page"), CACHE_CONTROL, "no-cache")).await?;
+    let after = client.get("/page").await?;
+    demand(asked.body == after.body, || format!("{} was fetched, and {} is kept", asked.text(), after.text()))?;
+    Ok(if origin.calls() == 1 { "ignored" } else { "refreshes" }.to_owned())
+}
+
+/// A POST that succeeds removes the page, one that fails does not.
+pub(crate) async fn t25(subject: &dyn Subject) -> Outcome {
+    let origin = Origin::new(|request, _| async move {
+        let fails = request.headers().contains_key("x-fails");
+        let status = if fails { StatusCode::CONFLICT } else { StatusCode::OK };
+        (status, [(CACHE_CONTROL, "max-age=60")], "the body")
+    });
+    let client = origin.client(subject);
+    let post = || {
+        let mut request = get_request("/page");
+        *request.method_mut() = Method::POST;
+        request
+    };
+    client.get("/page").await?;
+    client.ask(with(post(), HeaderName::from_static("x-fails"), "1")).await?;
+    client.get("/page").await?;
+    demand(origin.calls() == 2, || "a POST that failed removed it".to_owned())?;
+    client.ask(post()).await?;
+    client.get("/page").await?;
+    demand(origin.calls() == 4, || format!("it is served after a POST: {} calls", origin.calls()))?;
+    Ok("yes".to_owned())
 }
 
 /// `only-if-cached` when nothing is cached. Tells the status: 504 where directives of clients are honoured.
