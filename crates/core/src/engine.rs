@@ -406,7 +406,7 @@ impl Stay {
         let seen = forward.seen().map_or(Seen::Absent, Seen::Entry);
         let Ok(Claim::Granted(ticket)) = store.claim(&grant.key, seen).await else { return };
         grant.lease = Some(Lease::hold(store.clone(), ticket));
-        exchange::ask_for_all(request.headers_mut());
+        exchange::ask_for_all(&mut request);
         self.marks.is_background = true;
         // What is stored of the answer is read to its end when it is dropped.
         drop(self.forward(errand, request, origin).await);

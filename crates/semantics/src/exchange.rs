@@ -24,7 +24,7 @@ use crate::{
     validation::{self, Form, Validators},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request, response};
 use std::{sync::Arc, time::Duration};
 
 /// What becomes of a request before anything is looked up.
@@ -149,19 +149,27 @@ impl Lookup {
         match (self.fitness(response, now), form) {
             (Fitness::Fresh, Some(form)) => Selected::Hit(Hit { entry, form, stale: None }),
             (Fitness::Accepted, Some(form)) => Selected::Hit(Hit { entry, form, stale: Some(Reason::MaxStale) }),
-            (Fitness::StaleWhileRevalidated, Some(form)) if !headers.contains_key(header::RANGE) => {
+            (Fitness::Unfit(_) | Fitness::StaleWhileRevalidated, _)
+                if self.asks_for_less && validation::is_for_origin(headers) =>
+            {
+                let seen = Some(entry.id);
+                self.forward(Reason::ClientDirective, None, headers).having_seen(seen)
+            }
+            (Fitness::StaleWhileRevalidated, Some(form)) => {
                 let hit = Hit { entry: entry.clone(), form, stale: Some(Reason::SwrRefresh) };
-                match self.forward(Reason::Expired, Some(entry), headers) {
-                    Selected::Forward(forward) if forward.storable => Selected::Stale(hit, forward),
-                    _ => Selected::Hit(hit),
+                if self.client.only_if_cached {
+                    return Selected::Hit(hit);
                 }
+                // The whole is asked for, whatever of it this request has asked for.
+                let lookup = Self { method: Method::GET, asks_for_less: false, ..self };
+                let (reason, seen) = (Reason::Expired, Some(entry.id));
+                Selected::Stale(hit, Forward { reason, seen, held: Some(entry), storable: true, lookup })
             }
             (Fitness::Foreign(reason), _) => {
                 let seen = Some(entry.id);
                 self.forward(reason, None, headers).having_seen(seen)
             }
             (Fitness::Unfit(reason), Some(_)) => self.forward(reason, Some(entry), headers),
-            (Fitness::StaleWhileRevalidated, Some(_)) => self.forward(Reason::Expired, Some(entry), headers),
             (_, None) => {
                 let seen = Some(entry.id);
                 self.forward(Reason::ClientDirective, None, headers).having_seen(seen)
@@ -390,10 +398,11 @@ pub struct Asked {
     pub headers: HeaderMap,
 }
 
-/// Takes out of a request what asks for less than a whole response.
-pub fn ask_for_all(request: &mut HeaderMap) {
+/// Makes a request ask for a whole response.
+pub fn ask_for_all<Q>(request: &mut Request<Q>) {
+    *request.method_mut() = Method::GET;
     for field in ASK_FOR_LESS {
-        request.remove(field);
+        request.headers_mut().remove(field);
     }
 }
 

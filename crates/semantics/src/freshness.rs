@@ -2,7 +2,7 @@
 
 use crate::{
     directives::{ResponseDirectives, delta_seconds},
-    policy::{Caching, LONGEST_HEURISTIC, LONGEST_LIFETIME, Policy},
+    policy::{Caching, LONGEST_GUESSED_ERROR, LONGEST_HEURISTIC, LONGEST_LIFETIME, Policy},
     time::Timestamp,
 };
 use http::{HeaderMap, StatusCode, header};
@@ -96,7 +96,9 @@ fn guessed(
     }
     let modified = headers.get(header::LAST_MODIFIED).and_then(Timestamp::from_http_date)?;
     let unchanged = date(headers).unwrap_or(arrival.calendar).since(modified);
-    Some(unchanged.min(LONGEST_LIFETIME).mul_f64(part).min(LONGEST_HEURISTIC))
+    let longest =
+        if status.is_client_error() || status.is_server_error() { LONGEST_GUESSED_ERROR } else { LONGEST_HEURISTIC };
+    Some(unchanged.min(LONGEST_LIFETIME).mul_f64(part).min(longest))
 }
 
 /// The statuses whose definitions allow it (RFC 9110 section 15.1).

@@ -75,6 +75,9 @@ pub struct Policy {
 /// The longest lifetime that is ever guessed.
 pub const LONGEST_HEURISTIC: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest lifetime that is guessed for an error, which a request may have been made to bring about.
+pub const LONGEST_GUESSED_ERROR: Duration = Duration::from_secs(60);
+
 impl Policy {
     /// The policy of a shared cache before origins of all kinds, such as a proxy: whatever the standards allow, and no
     /// lifetime that no response states.

@@ -146,7 +146,7 @@ fn refused_outright(
     let leaves_out_cookies = directives.unstored_fields.contains(&header::SET_COOKIE);
     let refusals = [
         (!caching.store, Refusal::Handler),
-        (matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED), Refusal::Partial),
+        (is_of_one_request(status), Refusal::Partial),
         (!status.is_success() && !opted_in && !policy.every_status, Refusal::Status),
         (directives.must_understand && !is_understood(status), Refusal::Status),
         (directives.malformed, Refusal::MalformedDirective),
@@ -158,6 +158,11 @@ fn refused_outright(
         (matches!(announced, ContentLength::Bytes(length) if length > policy.max_body), Refusal::TooLarge),
     ];
     refusals.into_iter().find_map(|(refused, refusal)| refused.then_some(refusal))
+}
+
+/// The statuses that speak of parts, conditions or expectations of one request, and so answer no other.
+fn is_of_one_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 206 | 304 | 412 | 416 | 417)
 }
 
 /// Whether the body is a stream of events, which has no end.

@@ -68,6 +68,12 @@ impl Form {
     }
 }
 
+/// Whether a request has a condition that only the origin can evaluate, as what is stored may be out of date
+/// (RFC 9111 section 4.3.2).
+pub(crate) fn is_for_origin(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
