@@ -430,10 +430,11 @@ impl Stay {
         let (mut head, body) = request.into_parts();
         let changes = self.front.changes(reason, &head);
         let is_post = head.method == Method::POST;
+        let conditions = is_held.then(|| exchange::conditions(&head.headers));
         if let Some(forward) = &forward {
             forward.prepare(&mut head.headers, &self.front.rules.policy);
         }
-        let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant);
+        let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant, conditions);
         let asked_at = Instant::now();
         let answered = async {
             poll_fn(|context| origin.poll_ready(context)).await?;

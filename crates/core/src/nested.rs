@@ -1,7 +1,8 @@
 //! Layers of one cache within each other: the inner one decides, the outer one stores nothing.
 
 use crate::{Cache, engine::Grant};
-use http::{Request, request::Parts};
+use http::{HeaderMap, Request, request::Parts};
+use larder_semantics::exchange;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Marks a request that a layer forwards, so that a layer of the same cache further in decides in its place.
@@ -9,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Around {
     pub(crate) cache: Cache,
     grant: Place,
+    /// What the client asked for less than the whole, where the request now asks the origin something else.
+    conditions: Option<HeaderMap>,
 }
 
 /// Marks a response on which a layer has decided.
@@ -23,16 +26,28 @@ type Place = Arc<Mutex<Option<Box<Grant>>>>;
 pub(crate) struct Lent(Place);
 
 impl Around {
-    /// Marks `request`, and lends `grant` to a layer further in.
-    pub(crate) fn put<Q>(cache: &Cache, mut request: Request<Q>, grant: Option<Box<Grant>>) -> (Request<Q>, Lent) {
+    /// Marks `request`, and lends `grant` to a layer further in, which also learns what the client asked.
+    pub(crate) fn put<Q>(
+        cache: &Cache,
+        mut request: Request<Q>,
+        grant: Option<Box<Grant>>,
+        conditions: Option<HeaderMap>,
+    ) -> (Request<Q>, Lent) {
         let place = Place::new(Mutex::new(grant));
-        request.extensions_mut().insert(Self { cache: cache.clone(), grant: place.clone() });
+        request.extensions_mut().insert(Self { cache: cache.clone(), grant: place.clone(), conditions });
         (request, Lent(place))
     }
 
-    /// Takes the mark of a layer of `cache` off a request.
+    /// Takes the mark of a layer of `cache` off a request, which then asks what the client asked.
     pub(crate) fn take(cache: &Cache, head: &mut Parts) -> Option<Self> {
-        head.extensions.get::<Self>().is_some_and(|around| around.cache.is(cache)).then(|| head.extensions.remove())?
+        if head.extensions.get::<Self>().is_none_or(|around| !around.cache.is(cache)) {
+            return None;
+        }
+        let around: Self = head.extensions.remove()?;
+        if let Some(conditions) = &around.conditions {
+            exchange::restore(&mut head.headers, conditions);
+        }
+        Some(around)
     }
 
     /// Takes over the grant of the layer around.

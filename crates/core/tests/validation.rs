@@ -1434,3 +1434,27 @@ async fn a_response_without_a_tag_gets_one_where_that_is_asked_for_and_the_same_
     stage.get(&[]).await;
     assert_eq!(stage.get(&[]).await.headers["etag"], "\"own\"");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_around_another_asks_nothing_in_the_name_of_the_client() {
+    let cache = Cache::in_memory();
+    let layer = || CacheLayer::with_policy(cache.clone(), Policy::shared_cache());
+    let origin = tower::service_fn(|request: Request<()>| async move {
+        let fields = [("cache-control", "max-age=10"), ("etag", "\"a\"")];
+        let confirmed = request.headers().get("if-none-match").is_some_and(|tag| tag == "\"a\"");
+        reply(if confirmed { 304 } else { 200 }, &fields, if confirmed { "" } else { "page" })
+    });
+    let service = layer().layer(layer().layer(origin));
+    let ask = async |fields: &[(&str, &str)]| {
+        let request = Request::builder().uri("/page").header("host", "shop.example");
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = service.clone().oneshot(request.body(()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.into_body().collect().await.unwrap().to_bytes())
+    };
+    assert_eq!(ask(&[]).await, (200, Bytes::from("page")));
+    wait(15).await;
+    assert_eq!(ask(&[]).await, (200, Bytes::from("page")));
+    wait(15).await;
+    assert_eq!(ask(&[("if-none-match", "\"a\"")]).await, (304, Bytes::new()));
+}

@@ -398,12 +398,31 @@ pub struct Asked {
     pub headers: HeaderMap,
 }
 
+/// The fields with which a request asks for less than a whole response.
+pub fn conditions(request: &HeaderMap) -> HeaderMap {
+    let mut conditions = HeaderMap::new();
+    for field in ASK_FOR_LESS {
+        for value in request.get_all(&field) {
+            let _ = conditions.try_append(field.clone(), value.clone());
+        }
+    }
+    conditions
+}
+
+/// Puts those fields back into a request that was made to ask for something else.
+pub fn restore(request: &mut HeaderMap, conditions: &HeaderMap) {
+    for field in ASK_FOR_LESS {
+        request.remove(field);
+    }
+    for (field, value) in conditions {
+        let _ = request.try_append(field.clone(), value.clone());
+    }
+}
+
 /// Makes a request ask for a whole response.
 pub fn ask_for_all<Q>(request: &mut Request<Q>) {
     *request.method_mut() = Method::GET;
-    for field in ASK_FOR_LESS {
-        request.headers_mut().remove(field);
-    }
+    restore(request.headers_mut(), &HeaderMap::new());
 }
 
 /// A request that goes to the origin.
