@@ -27,15 +27,16 @@ const PAGE: &str = "tests/conformance/README.md";
 /// Where the table in the page begins.
 const TABLE: &str = "\n## Results\n";
 
-/// Runs the suite on memory and on Redis, next to another cache if one is named, and prints what came of it; for the
+/// Runs the suite on memory, on Redis and on both as two tiers, next to another cache if one is named, and prints what came of it; for the
 /// release, also writes the page.
 pub(crate) fn conformance(root: &Path, suite: Option<&Path>, compare: Option<Other>) -> Result<()> {
     let tools = Tools::bring(root)?;
     let suite = suite.map_or(Ok(tools.release.clone()), std::path::absolute)?;
     let servers = servers::bring(root)?;
-    let mut columns = vec![("memory", tools.judge(&suite, &Cache::Gateway { redis: None })?)];
+    let mut columns = vec![("memory", tools.judge(&suite, &Cache::Memory)?)];
     let redis = Redis::start(&servers)?;
-    columns.push(("Redis", tools.judge(&suite, &Cache::Gateway { redis: Some(&redis) })?));
+    columns.push(("Redis", tools.judge(&suite, &Cache::Redis(&redis))?));
+    columns.push(("two tiers", tools.judge(&suite, &Cache::TwoTiers(&redis))?));
     if let Some(other) = compare {
         columns.push((other.name(), tools.judge(&suite, &Cache::Other(other))?));
     }
@@ -49,7 +50,7 @@ pub(crate) fn conformance(root: &Path, suite: Option<&Path>, compare: Option<Oth
         let page = fs::read_to_string(root.join(PAGE))?;
         let head = page.split(TABLE).next().unwrap_or_default();
         fs::write(root.join(PAGE), format!("{head}{TABLE}\n{table}\n{}", known.table(&columns[0].1)))?;
-        for (name, results) in columns.iter().take(2) {
+        for (name, results) in columns.iter().take(3) {
             known.check(results).map_err(|error| format!("on {name}: {error}"))?;
         }
     }
@@ -59,7 +60,7 @@ pub(crate) fn conformance(root: &Path, suite: Option<&Path>, compare: Option<Oth
 /// Runs the release on memory, as a step of the whole check: no case may fail that is not known to.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let tools = Tools::bring(root)?;
-    let results = tools.judge(&tools.release, &Cache::Gateway { redis: None })?;
+    let results = tools.judge(&tools.release, &Cache::Memory)?;
     println!("{}", table(&[("memory", results.clone())]));
     Known::read(root)?.check(&results)
 }
@@ -128,7 +129,12 @@ impl Tools {
         )?;
         let address = free()?;
         let (_cache, name) = match cache {
-            Cache::Gateway { redis } => (self.gateway(address, origin, *redis)?, redis.map_or("memory", |_| "redis")),
+            Cache::Memory => (self.gateway(address, origin, &[])?, "memory"),
+            Cache::Redis(redis) => (self.gateway(address, origin, &["--redis", &redis.url()])?, "redis"),
+            Cache::TwoTiers(redis) => {
+                let arguments = ["--redis", &redis.url(), "--near", "67108864"];
+                (self.gateway(address, origin, &arguments)?, "two-tiers")
+            }
             Cache::Other(other) => (self.other(*other, address, origin)?, other.name()),
         };
         let output = Command::new("node")
@@ -146,17 +152,14 @@ impl Tools {
         Results::parse(&String::from_utf8(output.stdout)?)
     }
 
-    fn gateway(&self, address: SocketAddr, origin: SocketAddr, redis: Option<&Redis>) -> Result<Running> {
+    fn gateway(&self, address: SocketAddr, origin: SocketAddr, arguments: &[&str]) -> Result<Running> {
         let built = Command::new(cargo()).args(["build", "-p", "gateway"]).current_dir(&self.root).status()?;
         if !built.success() {
             return Err("the gateway was not built".into());
         }
         let mut gateway = Command::new(self.root.join("target/debug/gateway"));
         gateway.args(["--listen", &address.to_string(), "--upstream", &format!("http://{origin}")]);
-        if let Some(redis) = redis {
-            gateway.args(["--redis", &format!("redis://{}", redis.address)]);
-        }
-        Running::start(gateway.stderr(Stdio::null()), address)
+        Running::start(gateway.args(arguments).stderr(Stdio::null()), address)
     }
 
     fn other(&self, other: Other, address: SocketAddr, origin: SocketAddr) -> Result<Running> {
@@ -196,7 +199,9 @@ impl Tools {
 
 /// A cache that the suite is run against.
 enum Cache<'a> {
-    Gateway { redis: Option<&'a Redis> },
+    Memory,
+    Redis(&'a Redis),
+    TwoTiers(&'a Redis),
     Other(Other),
 }
 
@@ -243,6 +248,10 @@ impl Redis {
         let mut command = Command::new(program);
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         Ok(Self { address, _running: Running::start(&mut command, address)? })
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
     }
 }
 

@@ -10,7 +10,7 @@ pub mod serve;
 pub use options::{Options, Upstream};
 
 use http_body_util::Either;
-use larder::{Cache, CacheLayer, Policy, Ttl};
+use larder::{Cache, CacheLayer, MemoryStore, Policy, Ttl};
 use larder_redis::RedisStore;
 use proxy::Proxy;
 use std::convert::Infallible;
@@ -50,6 +50,10 @@ async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
     let cache = Cache::builder().namespace("gateway");
     let cache = match &options.redis {
         Some(url) => cache.store(RedisStore::connect(url).await?),
+        None => cache,
+    };
+    let cache = match options.near {
+        Some(bytes) => cache.near(MemoryStore::with_capacity(bytes)),
         None => cache,
     };
     let layer = CacheLayer::with_policy(cache.build()?, Policy::shared_cache());

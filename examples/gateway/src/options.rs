@@ -21,6 +21,9 @@ pub struct Options {
     /// The Redis that stores responses, as in redis://127.0.0.1:6379. Without it, they are kept in memory.
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
+    /// Keeps so many bytes of what is in Redis in memory too.
+    #[arg(long, value_name = "BYTES", requires = "redis")]
+    pub near: Option<u64>,
     /// The lifetime of responses that state none. Without it, they are not stored.
     #[arg(long, value_name = "SECONDS")]
     pub default_ttl: Option<u64>,
