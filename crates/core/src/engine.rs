@@ -16,7 +16,7 @@ use crate::{
     store::{Claim, Found, Seen, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
@@ -393,6 +393,18 @@ impl Follow<Filling> {
     }
 }
 
+/// What came of asking the origin.
+struct Came {
+    reason: Reason,
+    key: Option<EntryKey>,
+    received: Received,
+    grant: Option<Box<Grant>>,
+    /// Whether the answer stands for one that the origin could not give.
+    is_unreachable: bool,
+    asked_at: Instant,
+    now: Timestamp,
+}
+
 impl Stay {
     /// Steps 4 to 7 in the background: asks the store for the right to fill, which another process may have, and the
     /// origin.
@@ -412,7 +424,7 @@ impl Stay {
         drop(self.forward(errand, request, origin).await);
     }
 
-    /// Steps 5 to 7: asks the origin, judges its answer, and copies the body if it is to be stored.
+    /// Steps 5 and 6: asks the origin, and judges its answer.
     async fn forward<S, Q, B>(
         self,
         errand: Errand,
@@ -475,15 +487,26 @@ impl Stay {
             Some(target) if is_post => self.front.posted(*target, &head, &caching, arrival).await,
             _ => (received, lent.take_back(), key),
         };
+        let is_unreachable = caching.unreachable;
+        let came = Came { reason, key, received, grant, is_unreachable, asked_at, now: arrival.now };
+        Ok(self.deliver(came, head, body))
+    }
+
+    /// Step 7: what the client gets, and what becomes of it beside.
+    fn deliver<B>(&self, came: Came, mut head: response::Parts, body: B) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let Came { reason, key, received, grant, is_unreachable, asked_at, now } = came;
         let (storing, body) = match (received, grant) {
             (Received::Stale(hit), grant) => {
-                let status = (!caching.unreachable).then_some(head.status.as_u16());
-                return Ok(self.visit().failed(hit, status, grant, key.as_ref(), arrival.now));
+                let status = (!is_unreachable).then_some(head.status.as_u16());
+                return self.visit().failed(hit, status, grant, key.as_ref(), now);
             }
             (Received::Freshened(hit, admitted), grant) => {
-                let storing = self.front.freshened(admitted, grant, key.as_ref(), arrival.now);
+                let storing = self.front.freshened(admitted, grant, key.as_ref(), now);
                 let outcome = Outcome::Forwarded { reason: Reason::NotModified, status: head.status.as_u16(), storing };
-                return Ok(self.visit().respond(hit, key.as_ref(), outcome, arrival.now));
+                return self.visit().respond(hit, key.as_ref(), outcome, now);
             }
             (Received::Store(admission), Some(mut grant)) => {
                 // Those who wait could not use it without asking the origin each for themselves.
@@ -492,7 +515,7 @@ impl Stay {
                 {
                     lead.release(Release::GoAlone);
                 }
-                let ttl = admission.ttl(arrival.now);
+                let ttl = admission.ttl(now);
                 let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
                 (storing, CacheBody::copied(body, Fill::begin(self.front.cache.clone(), admission, grant, asked_at)))
             }
@@ -513,7 +536,7 @@ impl Stay {
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
         self.visit().sign(outcome, key.as_ref()).write(&mut head.headers, None);
         self.visit().mark(&mut head.extensions);
-        Ok(Response::from_parts(head, body))
+        Response::from_parts(head, body)
     }
 }
 
