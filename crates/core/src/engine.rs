@@ -16,14 +16,13 @@ use crate::{
     store::{Claim, Found, Seen, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts, response};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
     Selected, Storing, Timestamp, VariantId,
     exchange::{self, Answer},
     freshness::Arrival,
-    invalidation::is_done,
     signature::Signature,
 };
 use std::{
@@ -267,7 +266,7 @@ impl Visit<'_> {
                 Joining::Leads(grant) => return Course::fetch(forward, grant),
                 Joining::Alone(reason) => {
                     let reason = reason.unwrap_or(forward.reason());
-                    return Course::alone(Selected::Forward(forward.without_store(reason)), key);
+                    return Course::alone(Selected::Forward(forward.because(reason)), key);
                 }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, reason) => {
@@ -441,7 +440,6 @@ impl Stay {
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
         let (mut head, body) = request.into_parts();
         let changes = self.front.changes(reason, &head);
-        let is_post = head.method == Method::POST;
         let conditions = is_held.then(|| exchange::conditions(&head.headers));
         if let Some(forward) = &forward {
             forward.prepare(&mut head.headers, &self.front.rules.policy);
@@ -479,15 +477,8 @@ impl Stay {
             }
             _ => Received::Pass(Storing::Untried),
         };
-        let changed = changes.filter(|_| is_done(head.status));
-        if let Some(changed) = &changed {
-            self.front.invalidate(changed, &head).await;
-        }
-        let (received, grant, key) = match changed {
-            Some(target) if is_post => self.front.posted(*target, &head, &caching, arrival).await,
-            _ => (received, lent.take_back(), key),
-        };
-        let is_unreachable = caching.unreachable;
+        self.front.invalidate(changes, &head).await;
+        let (grant, is_unreachable) = (lent.take_back(), caching.unreachable);
         let came = Came { reason, key, received, grant, is_unreachable, asked_at, now: arrival.now };
         Ok(self.deliver(came, head, body))
     }

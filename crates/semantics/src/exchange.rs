@@ -483,9 +483,9 @@ impl Forward {
             && self.held().is_none_or(|held| !held.lifetime.is_zero())
     }
 
-    /// The same, and why there is nothing to be stored.
+    /// The same, for another reason.
     #[must_use]
-    pub fn without_store(self, reason: Reason) -> Self {
+    pub fn because(self, reason: Reason) -> Self {
         Self { reason, ..self }
     }
 
@@ -495,7 +495,8 @@ impl Forward {
     }
 
     /// Takes out of the request what the origin must not see, and makes it ask whether the stored response still holds,
-    /// if there is one that can be asked for (RFC 9111 section 4.3.1). A part is then not asked for: should the origin have another response, it is stored.
+    /// if there is one that can be asked for (RFC 9111 section 4.3.1). A part is then not asked for: should the origin
+    /// have another response, it is stored.
     pub fn prepare(&self, request: &mut HeaderMap, policy: &Policy) {
         if policy.sealed {
             sealing::seal(request, policy, self.storable);
@@ -723,11 +724,6 @@ impl Admission {
     /// What is left of the lifetime, in whole seconds.
     pub fn ttl(&self, now: Timestamp) -> i64 {
         self.response.ttl(now)
-    }
-
-    /// Whether the response itself states its lifetime.
-    pub fn is_stated(&self) -> bool {
-        self.response.basis != Basis::Policy && !self.response.lifetime.is_zero()
     }
 
     /// Whether what is stored can answer only after the origin has confirmed it.

@@ -12,14 +12,6 @@ pub fn is_done(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Whether the answer to a POST is the representation that a GET for `target` would get (RFC 9110 section 9.3.3).
-pub fn is_representation_of(target: &request::Parts, response: &HeaderMap) -> bool {
-    let mut locations = response.get_all(header::CONTENT_LOCATION).iter();
-    let (Some(location), None) = (locations.next(), locations.next()) else { return false };
-    let resolved = location.to_str().ok().and_then(|location| resolve(target, location.trim()));
-    resolved.is_some_and(|resolved| resolved.path_and_query() == target.uri.path_and_query())
-}
-
 /// Where a response says that its request has changed something else: the targets of its `Location` and
 /// `Content-Location`, as far as they are of the same origin as `target`.
 pub fn related(target: &request::Parts, response: &HeaderMap) -> Vec<Uri> {

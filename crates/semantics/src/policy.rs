@@ -62,9 +62,6 @@ pub struct Policy {
     pub sealed: bool,
     /// Which parameters of a query count. Default all, in their order.
     pub query: Query,
-    /// An answer to POST that says that it is what GET would get, and for how long, is stored for GET
-    /// (RFC 9110 section 9.3.3). Default false.
-    pub store_posts: bool,
     /// The fields whose cache directives count in place of `Cache-Control`'s, the first one that is there
     /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`.
     pub targets: Vec<HeaderName>,
@@ -87,7 +84,6 @@ impl Policy {
             every_status: true,
             store_to_validate: true,
             heuristic: Some(0.1),
-            store_posts: true,
             targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
             stale_if_unreachable: Duration::from_secs(60 * 60),
             ..Self::default()
@@ -119,7 +115,6 @@ impl Default for Policy {
             key_headers: Vec::new(),
             sealed: false,
             query: Query::default(),
-            store_posts: false,
             targets: vec![CDN_CACHE_CONTROL],
             stale_if_unreachable: Duration::ZERO,
         }
