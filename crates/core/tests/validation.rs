@@ -2,177 +2,18 @@
 #![cfg(feature = "testing")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod stage;
+
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, request::Parts};
+use http_body_util::BodyExt;
 use larder::{Cache, CacheLayer, Policy};
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll},
-    time::Duration,
+use stage::{
+    AFTER, Answer, BEFORE, Fields, LONG, MODIFIED, Reply, Stage, Unreachable, honest, joined, reply, told, wait,
 };
+use std::time::Duration;
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceExt};
-
-/// What the inner service calls an error: the layer passes it on as it is.
-#[derive(Debug, PartialEq, Eq)]
-struct Unreachable;
-
-type Reply = Result<Response<Full<Bytes>>, Unreachable>;
-type Script = dyn Fn(&Parts, usize) -> Reply + Send + Sync;
-type Fields<'a> = &'a [(&'a str, &'a str)];
-
-/// Takes 100 ms to answer as its script says, and remembers what it was asked.
-#[derive(Clone)]
-struct Origin {
-    script: Arc<Script>,
-    seen: Arc<Mutex<Vec<(Method, HeaderMap)>>>,
-}
-
-impl Service<Request<()>> for Origin {
-    type Response = Response<Full<Bytes>>;
-    type Error = Unreachable;
-    type Future = Pin<Box<dyn Future<Output = Reply> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unreachable>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<()>) -> Self::Future {
-        let origin = self.clone();
-        Box::pin(async move {
-            let head = request.into_parts().0;
-            let call = {
-                let mut seen = origin.seen.lock().unwrap();
-                seen.push((head.method.clone(), head.headers.clone()));
-                seen.len()
-            };
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            (origin.script)(&head, call)
-        })
-    }
-}
-
-/// What a client got.
-#[derive(Debug, Clone)]
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answer {
-    /// The values of a field, joined; empty when it is not there.
-    fn field(&self, name: &str) -> String {
-        joined(&self.headers, name)
-    }
-
-    fn x_cache(&self) -> String {
-        self.field("x-cache")
-    }
-
-    /// Whether `Cache-Status` has this parameter, with this value if one is given.
-    fn tells(&self, parameter: &str) -> bool {
-        self.field("cache-status").split(';').any(|part| part.trim() == parameter)
-    }
-
-    /// The verdict, the status and the body.
-    fn told(&self) -> (String, u16, &str) {
-        (self.x_cache(), self.status, &self.body)
-    }
-}
-
-fn joined(headers: &HeaderMap, name: &str) -> String {
-    headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join(", ")
-}
-
-fn told(x_cache: &str, status: u16, body: &'static str) -> (String, u16, &'static str) {
-    (x_cache.to_owned(), status, body)
-}
-
-/// One layer before one origin.
-#[derive(Clone)]
-struct Stage {
-    layer: CacheLayer,
-    origin: Origin,
-}
-
-impl Stage {
-    fn new(layer: CacheLayer, script: impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self { layer, origin: Origin { script: Arc::new(script), seen: Arc::default() } }
-    }
-
-    /// Behind the policy of a shared cache.
-    fn shared(script: impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::new(CacheLayer::with_policy(Cache::in_memory(), Policy::shared_cache()), script)
-    }
-
-    /// Behind the defaults of an application, but that it stores only what states a lifetime.
-    fn application(script: impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::new(Cache::in_memory().layer().no_default_ttl(), script)
-    }
-
-    async fn try_ask(&self, method: &str, uri: &str, fields: Fields<'_>) -> Result<Answer, Unreachable> {
-        let request = Request::builder().method(method).uri(uri);
-        let request = if uri.starts_with('/') { request.header("host", "shop.example") } else { request };
-        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let response = self.layer.layer(self.origin.clone()).oneshot(request.body(()).unwrap()).await?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
-    }
-
-    async fn ask(&self, method: &str, uri: &str, fields: Fields<'_>) -> Answer {
-        self.try_ask(method, uri, fields).await.unwrap()
-    }
-
-    async fn get(&self, fields: Fields<'_>) -> Answer {
-        self.ask("GET", "/page", fields).await
-    }
-
-    async fn try_get(&self) -> Result<Answer, Unreachable> {
-        self.try_ask("GET", "/page", &[]).await
-    }
-
-    fn calls(&self) -> usize {
-        self.origin.seen.lock().unwrap().len()
-    }
-
-    /// The method and one field of the last request that the origin saw.
-    fn last(&self, name: &str) -> (Method, String) {
-        let seen = self.origin.seen.lock().unwrap();
-        let (method, headers) = seen.last().unwrap();
-        (method.clone(), joined(headers, name))
-    }
-}
-
-fn reply(status: u16, fields: Fields<'_>, body: &'static str) -> Reply {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    for (name, value) in fields {
-        response.headers_mut().append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
-    }
-    Ok(response)
-}
-
-/// What an origin answers that knows of validators: 304 if one of the tags asked for is the current one.
-fn honest(head: &Parts, tag: &str, cache_control: &str, body: &'static str) -> Reply {
-    let asked = joined(&head.headers, "if-none-match");
-    let is_known = asked.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
-    let fields = [("cache-control", cache_control), ("etag", tag)];
-    if is_known { reply(304, &fields, "") } else { reply(200, &fields, body) }
-}
-
-async fn wait(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
-
-const BEFORE: &str = "Sun, 31 Dec 2023 23:59:59 GMT";
-const MODIFIED: &str = "Mon, 01 Jan 2024 00:00:00 GMT";
-const AFTER: &str = "Mon, 01 Jan 2024 00:00:01 GMT";
-const LONG: &str = "max-age=1000";
+use tower::{Layer, ServiceExt};
 
 /// An origin with one page of ten bytes, which both validators identify.
 fn ten_bytes(_: &Parts, _: usize) -> Reply {

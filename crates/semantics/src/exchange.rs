@@ -13,6 +13,7 @@ use crate::{
     directives::RequestDirectives,
     freshness::Arrival,
     key::{EntryKey, VariantId},
+    partial::{self, Extent},
     policy::{self, Caching, Policy},
     range,
     reason::{Reason, Refusal, Storing},
@@ -62,7 +63,8 @@ impl Intake {
         };
         let asks_for_less = told.asks_for_less;
         let (method, most_variants) = (head.method.clone(), policy.most_variants);
-        Self::Lookup(Lookup { method, asks_for_less, credentials, client, most_variants, variant: None })
+        let stores_parts = policy.store_partial && !policy.sealed;
+        Self::Lookup(Lookup { method, asks_for_less, stores_parts, credentials, client, most_variants, variant: None })
     }
 }
 
@@ -105,6 +107,7 @@ pub struct Lookup {
     method: Method,
     /// Whether there are preconditions or ranges.
     asks_for_less: bool,
+    stores_parts: bool,
     credentials: Credentials,
     client: RequestDirectives,
     most_variants: usize,
@@ -163,13 +166,17 @@ impl Lookup {
                 // The whole is asked for, whatever of it this request has asked for.
                 let lookup = Self { method: Method::GET, asks_for_less: false, ..self };
                 let (reason, seen) = (Reason::Expired, Some(entry.id));
-                Selected::Stale(hit, Forward { reason, seen, held: Some(entry), storable: true, lookup })
+                Selected::Stale(hit, Forward { reason, seen, held: Some(entry), joins: None, storable: true, lookup })
             }
             (Fitness::Foreign(reason), _) => {
                 let seen = Some(entry.id);
                 self.forward(reason, None, headers).having_seen(seen)
             }
             (Fitness::Unfit(reason), Some(_)) => self.forward(reason, Some(entry), headers),
+            (_, None) if response.status == StatusCode::PARTIAL_CONTENT => {
+                let (seen, joins) = (Some(entry.id), entry.clone());
+                self.forward(Reason::Partial, None, headers).having_seen(seen).joining(joins)
+            }
             (_, None) => {
                 let seen = Some(entry.id);
                 self.forward(Reason::ClientDirective, None, headers).having_seen(seen)
@@ -205,7 +212,9 @@ impl Lookup {
     /// What of a stored response answers; `None` when only the origin can tell.
     fn form(&self, headers: &HeaderMap, response: &StoredResponse) -> Option<Form> {
         match self.method {
-            _ if self.asks_for_less => Form::of(&self.method, headers, response),
+            _ if self.asks_for_less || response.status == StatusCode::PARTIAL_CONTENT => {
+                Form::of(&self.method, headers, response)
+            }
             Method::HEAD => Some(Form::Head),
             _ => Some(Form::Whole),
         }
@@ -253,8 +262,11 @@ impl Lookup {
         }
         let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
         let seen = held.as_ref().map(|entry| entry.id);
-        let forward = Forward { reason, seen, held, storable: false, lookup: self };
-        let asks_for_part = headers.contains_key(header::RANGE) && !forward.can_ask();
+        let forward = Forward { reason, seen, held, joins: None, storable: false, lookup: self };
+        // A part never takes the place of a whole.
+        let is_part = |held: &StoredResponse| held.status == StatusCode::PARTIAL_CONTENT;
+        let stores_part = forward.lookup.stores_parts && forward.held().is_none_or(is_part);
+        let asks_for_part = headers.contains_key(header::RANGE) && !forward.can_ask() && !stores_part;
         // An answer to HEAD is stored only when it confirms what is held.
         let is_of_use = forward.lookup.method != Method::HEAD || forward.held.is_some();
         let storable = is_of_use && !asks_for_part && !forward.lookup.client.no_store;
@@ -280,6 +292,14 @@ impl Selected {
     fn unstored(self) -> Self {
         match self {
             Self::Forward(forward) => Self::Forward(Forward { storable: false, ..forward }),
+            other => other,
+        }
+    }
+
+    /// With a stored part, to which what comes may be added.
+    fn joining(self, part: Arc<Entry>) -> Self {
+        match self {
+            Self::Forward(forward) => Self::Forward(Forward { joins: Some(part), ..forward }),
             other => other,
         }
     }
@@ -351,11 +371,13 @@ impl Hit {
             }
             Form::Parts(parts) => {
                 status = StatusCode::PARTIAL_CONTENT;
-                range::partial(&parts, id, &mut headers, &body)
+                let held = Extent::stated(&headers, &body);
+                range::partial(&parts, held, id, &mut headers, &body)
             }
             Form::Unsatisfiable => {
                 status = StatusCode::RANGE_NOT_SATISFIABLE;
-                range::leave_for_unsatisfiable(&mut headers, body.len());
+                let held = Extent::stated(&headers, &body);
+                range::leave_for_unsatisfiable(&mut headers, held.length());
                 Bytes::new()
             }
         };
@@ -432,6 +454,8 @@ pub struct Forward {
     seen: Option<EntryId>,
     /// The stored response that the origin may confirm.
     held: Option<Arc<Entry>>,
+    /// The stored part to which what comes may be added.
+    joins: Option<Arc<Entry>>,
     storable: bool,
     lookup: Lookup,
 }
@@ -558,7 +582,7 @@ impl Forward {
 
     fn stale_for(&self, request: &HeaderMap, now: Timestamp, window: impl Fn(StaleUse) -> Duration) -> Option<Hit> {
         let (entry, held) = (self.held.clone()?, self.held()?);
-        let form = self.lookup.form(request, held).unwrap_or(Form::Whole);
+        let form = self.lookup.form(request, held).or_else(|| whole(held))?;
         let is_allowed = held.staleness(now) < window(held.stale);
         is_allowed.then_some(Hit { entry, form, stale: Some(Reason::ErrorStale) })
     }
@@ -621,6 +645,9 @@ impl Forward {
         arrival: Arrival,
     ) -> Result<Box<Admission>, Refusal> {
         let Asked { key, headers: request } = asked;
+        if status == StatusCode::PARTIAL_CONTENT && !request.contains_key(header::RANGE) {
+            return Err(Refusal::Partial);
+        }
         let (lifetime, initial_age, stale, basis, fields, unstored) =
             match Storability::of(status, &headers, self.lookup.credentials, caching, policy, arrival) {
                 Storability::Storable { lifetime, initial_age, stale, basis, fields, unstored } => {
@@ -652,6 +679,7 @@ impl Forward {
             },
             limit: policy.max_body,
             makes_etag: policy.make_etags && status == StatusCode::OK,
+            joins: self.joins,
             response: StoredResponse {
                 status,
                 headers,
@@ -670,6 +698,11 @@ impl Forward {
             },
         }))
     }
+}
+
+/// All of a stored response, unless it is a part only.
+fn whole(held: &StoredResponse) -> Option<Form> {
+    (held.status != StatusCode::PARTIAL_CONTENT).then_some(Form::Whole)
 }
 
 /// The statuses that count as an error of the origin (RFC 5861 section 4).
@@ -694,6 +727,7 @@ pub struct Admission {
     announced: Option<u64>,
     limit: u64,
     makes_etag: bool,
+    joins: Option<Arc<Entry>>,
     response: StoredResponse,
 }
 
@@ -736,6 +770,11 @@ impl Admission {
     /// `origin_cost` is the time to the last byte; `id` and `rule_id` are fresh ids, the second for a rule that is new.
     pub fn complete(self, body: Bytes, origin_cost: Duration, id: EntryId, rule_id: EntryId) -> Filling {
         let mut response = StoredResponse { body, origin_cost, ..self.response };
+        if let Some(Entry { content: Content::Response(part), .. }) = self.joins.as_deref()
+            && let Some(combined) = partial::combined(part, &response, self.limit)
+        {
+            response = combined;
+        }
         if self.makes_etag && !response.headers.contains_key(header::ETAG) {
             let _ =
                 response.headers.try_insert(header::ETAG, validation::entity_tag(&response.headers, &response.body));

@@ -10,6 +10,7 @@
 //! | [`storing`] | what may be stored, RFC 9111 section 3 |
 //! | `validation` | validators and preconditions, RFC 9110 sections 8.8 and 13, RFC 9111 section 4.3 |
 //! | `range` | byte ranges, RFC 9110 section 14 |
+//! | `partial` | partial responses, RFC 9110 section 15.3.7, and how they combine, RFC 9111 section 3.4 |
 //! | [`key`] | cache keys and variants, RFC 9111 sections 2 and 4.1 |
 //! | [`sealing`] | what the origin is shown of a request whose answer is stored |
 //! | [`stored`] | what lies in a store |
@@ -25,6 +26,7 @@ pub mod exchange;
 pub mod freshness;
 pub mod invalidation;
 pub mod key;
+mod partial;
 pub mod policy;
 mod range;
 pub mod reason;

@@ -44,6 +44,10 @@ pub struct Policy {
     /// Responses that are stale at once are stored if the origin can be asked whether they still hold. Default false:
     /// where asking costs as much as making them, as in an application, storing them gains nothing.
     pub store_to_validate: bool,
+    /// Parts of a representation are stored and combined (RFC 9111 sections 3.3 and 3.4); not by a layer that is sealed,
+    /// where the origin never sees that a part was asked for. Default false: an application makes parts as fast as a
+    /// cache does.
+    pub store_partial: bool,
     /// The part of the time since its last modification for which a response without a lifetime is fresh, from 0 to 1
     /// (RFC 9111 section 4.2.2), and only in answer to requests without `Cookie` and `Authorization`. Default none.
     pub heuristic: Option<f64>,
@@ -83,6 +87,7 @@ impl Policy {
             lifetime: None,
             every_status: true,
             store_to_validate: true,
+            store_partial: true,
             heuristic: Some(0.1),
             targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
             stale_if_unreachable: Duration::from_secs(60 * 60),
@@ -108,6 +113,7 @@ impl Default for Policy {
             honor_client_directives: false,
             every_status: false,
             store_to_validate: false,
+            store_partial: false,
             heuristic: None,
             invalidate_by_unsafe: true,
             make_etags: false,

@@ -1,6 +1,6 @@
-//! Byte ranges (RFC 9110 section 14), answered from a whole stored response.
+//! Byte ranges (RFC 9110 section 14), answered from what is stored.
 
-use crate::stored::EntryId;
+use crate::{partial::Extent, stored::EntryId};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 
@@ -13,6 +13,8 @@ const MOST_PARTS: usize = 16;
 pub(crate) struct Part {
     first: u64,
     end: u64,
+    /// Whether it was asked for as the last bytes, however many there are.
+    is_suffix: bool,
 }
 
 /// What a request asks of a body.
@@ -81,12 +83,22 @@ impl Part {
                 (first, last.saturating_add(1).min(length))
             }
         };
-        Some((first < end).then_some(Self { first, end }))
+        let is_suffix = spec.trim_start().starts_with('-');
+        Some(Self::between(first, end).map(|part| Self { is_suffix, ..part }))
     }
 
-    fn of(self, body: &Bytes) -> Bytes {
-        let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX).min(body.len());
-        body.slice(at(self.first)..at(self.end))
+    /// A part that is known not to be empty.
+    pub(crate) fn between(first: u64, end: u64) -> Option<Self> {
+        (first < end).then_some(Self { first, end, is_suffix: false })
+    }
+
+    pub(crate) fn is_suffix(self) -> bool {
+        self.is_suffix
+    }
+
+    /// Its first byte, and the one after its last.
+    pub(crate) fn bounds(self) -> (u64, u64) {
+        (self.first, self.end)
     }
 
     fn content_range(self, length: u64) -> String {
@@ -97,15 +109,15 @@ impl Part {
 /// The body of a 206 with these parts, and in the headers what tells which they are (RFC 9110 section 15.3.7).
 ///
 /// `id` makes the boundary between several parts: it was drawn after the body was made, which so cannot hold it.
-pub(crate) fn partial(parts: &[Part], id: EntryId, headers: &mut HeaderMap, whole: &Bytes) -> Bytes {
-    let length = whole.len() as u64;
+pub(crate) fn partial(parts: &[Part], held: Extent, id: EntryId, headers: &mut HeaderMap, stored: &Bytes) -> Bytes {
+    let length = held.length();
     let mut tell = |name, value: String| {
         if let Ok(value) = HeaderValue::try_from(value) {
             let _ = headers.try_insert(name, value);
         }
     };
     if let [part] = parts {
-        let body = part.of(whole);
+        let (part, body) = held.slice(*part, stored).unwrap_or((*part, Bytes::new()));
         tell(header::CONTENT_RANGE, part.content_range(length));
         tell(header::CONTENT_LENGTH, body.len().to_string());
         return body;
@@ -114,6 +126,7 @@ pub(crate) fn partial(parts: &[Part], id: EntryId, headers: &mut HeaderMap, whol
     let media_type = headers.get(header::CONTENT_TYPE).cloned();
     let mut body = BytesMut::new();
     for part in parts {
+        let Some((part, bytes)) = held.slice(*part, stored) else { continue };
         body.put_slice(format!("\r\n--{boundary}\r\n").as_bytes());
         if let Some(media_type) = &media_type {
             body.put_slice(b"Content-Type: ");
@@ -121,7 +134,7 @@ pub(crate) fn partial(parts: &[Part], id: EntryId, headers: &mut HeaderMap, whol
             body.put_slice(b"\r\n");
         }
         body.put_slice(format!("Content-Range: {}\r\n\r\n", part.content_range(length)).as_bytes());
-        body.put_slice(&part.of(whole));
+        body.put_slice(&bytes);
     }
     body.put_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
     let body = body.freeze();
@@ -138,7 +151,7 @@ pub(crate) fn partial(parts: &[Part], id: EntryId, headers: &mut HeaderMap, whol
 }
 
 /// Leaves of the headers of a response what belongs to a 416 (RFC 9110 section 15.5.17).
-pub(crate) fn leave_for_unsatisfiable(headers: &mut HeaderMap, length: usize) {
+pub(crate) fn leave_for_unsatisfiable(headers: &mut HeaderMap, length: u64) {
     for field in [
         header::CONTENT_TYPE,
         header::CONTENT_ENCODING,
@@ -171,7 +184,8 @@ mod tests {
     #[test]
     fn ranges_are_those_of_the_standard() {
         let parts = |parts: &[(u64, u64)]| {
-            Ranges::Parts(parts.iter().map(|&(first, end)| Part { first, end }).collect::<Vec<_>>())
+            let part = |&(first, end)| Part { first, end, is_suffix: false };
+            Ranges::Parts(parts.iter().map(part).collect::<Vec<_>>())
         };
         let cases = [
             ("bytes=0-1", parts(&[(0, 2)])),
@@ -195,7 +209,14 @@ mod tests {
             ("bytes", Ranges::Ignored),
         ];
         for (range, expected) in cases {
-            assert_eq!(parse(range, 10), expected, "{range}");
+            let parsed = match parse(range, 10) {
+                Ranges::Parts(parts) => {
+                    assert_eq!(parts.iter().any(|part| part.is_suffix), range.contains("=-") || range.contains(" -"));
+                    Ranges::Parts(parts.into_iter().map(|part| Part { is_suffix: false, ..part }).collect())
+                }
+                other => other,
+            };
+            assert_eq!(parsed, expected, "{range}");
         }
         assert_eq!(parse("bytes=-5", 0), Ranges::Unsatisfiable);
         assert_eq!(
@@ -209,7 +230,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         let Ranges::Parts(parts) = parse("bytes=0-1,-2", 10) else { panic!("two parts") };
-        let body = partial(&parts, EntryId([0xab; 16]), &mut headers, &Bytes::from_static(b"0123456789"));
+        let body = Bytes::from_static(b"0123456789");
+        let body = partial(&parts, Extent::of_whole(&body), EntryId([0xab; 16]), &mut headers, &body);
         let boundary = "ab".repeat(16);
         let expected = format!(
             "\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\

@@ -57,6 +57,8 @@ pub enum Reason {
     Expired,
     /// Nothing was stored, as far as this instance knows.
     Never,
+    /// A part of the resource is stored, and not all of what is asked for.
+    Partial,
     /// A variant is stored, but none for this request's headers.
     Vary,
     /// The store held bytes that cannot be read as an entry.
@@ -100,7 +102,7 @@ pub enum Reason {
 }
 
 /// The verdict, the word and the forward reason of RFC 9211 of each [`Reason`], in the order of the variants.
-const REASONS: [(Reason, Verdict, &str, Option<&str>); 29] = [
+const REASONS: [(Reason, Verdict, &str, Option<&str>); 30] = [
     (Reason::Near, Verdict::Hit, "near", None),
     (Reason::Far, Verdict::Hit, "far", None),
     (Reason::SwrRefresh, Verdict::Stale, "swr-refresh", None),
@@ -110,6 +112,7 @@ const REASONS: [(Reason, Verdict, &str, Option<&str>); 29] = [
     (Reason::NotModified, Verdict::Revalidated, "not-modified", Some("stale")),
     (Reason::Expired, Verdict::Miss, "expired", Some("stale")),
     (Reason::Never, Verdict::Miss, "never", Some("uri-miss")),
+    (Reason::Partial, Verdict::Miss, "partial", Some("partial")),
     (Reason::Vary, Verdict::Miss, "vary", Some("vary-miss")),
     (Reason::Decode, Verdict::Miss, "decode", Some("miss")),
     (Reason::Version, Verdict::Miss, "version", Some("miss")),

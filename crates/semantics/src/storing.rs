@@ -4,6 +4,7 @@ use crate::{
     directives::ResponseDirectives,
     freshness::{Arrival, Lifetime},
     key::Vary,
+    partial::Extent,
     policy::{Caching, Policy},
     reason::Refusal,
     stored::{Basis, StaleUse},
@@ -146,7 +147,7 @@ fn refused_outright(
     let leaves_out_cookies = directives.unstored_fields.contains(&header::SET_COOKIE);
     let refusals = [
         (!caching.store, Refusal::Handler),
-        (is_of_one_request(status), Refusal::Partial),
+        (is_of_one_request(status) && !is_part(status, headers, policy), Refusal::Partial),
         (!status.is_success() && !opted_in && !policy.every_status, Refusal::Status),
         (directives.must_understand && !is_understood(status), Refusal::Status),
         (directives.malformed, Refusal::MalformedDirective),
@@ -163,6 +164,11 @@ fn refused_outright(
 /// The statuses that speak of parts, conditions or expectations of one request, and so answer no other.
 fn is_of_one_request(status: StatusCode) -> bool {
     matches!(status.as_u16(), 206 | 304 | 412 | 416 | 417)
+}
+
+/// Whether a response is one part of a representation, and is stored as such (RFC 9111 section 3.3).
+fn is_part(status: StatusCode, headers: &HeaderMap, policy: &Policy) -> bool {
+    status == StatusCode::PARTIAL_CONTENT && policy.store_partial && Extent::of_part(headers).is_some()
 }
 
 /// Whether the body is a stream of events, which has no end.

@@ -2,6 +2,7 @@
 //! request comes to, how the origin is asked whether a stored response still holds, and how its answer freshens it.
 
 use crate::{
+    partial::Extent,
     range::{self, Ranges},
     stored::{self, StoredResponse},
     time::Timestamp,
@@ -34,9 +35,11 @@ impl Form {
     /// A stored response that `If-Match` or `If-Unmodified-Since` refuses may differ from what the origin has by now,
     /// so it is not for us to answer 412 (RFC 9111 section 4.3.2).
     pub(crate) fn of(method: &Method, request: &HeaderMap, response: &StoredResponse) -> Option<Self> {
+        let extent = Extent::of(response)?;
         let form = if *method == Method::HEAD { Self::Head } else { Self::Whole };
-        if response.status != StatusCode::OK || !is_safe(method) {
-            return Some(form);
+        let whole = extent.is_whole().then_some(form.clone());
+        if !matches!(response.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) || !is_safe(method) {
+            return whole;
         }
         let validators = Validators::of(&response.headers);
         if request.contains_key(header::IF_MATCH) {
@@ -58,13 +61,16 @@ impl Form {
             return Some(Self::NotModified);
         }
         if form == Self::Head || !request.contains_key(header::RANGE) || !validators.allow_ranges(request) {
-            return Some(form);
+            return whole;
         }
-        Some(match Ranges::parse(request, response.body.len() as u64) {
-            Ranges::Ignored => form,
-            Ranges::Parts(parts) => Self::Parts(parts),
-            Ranges::Unsatisfiable => Self::Unsatisfiable,
-        })
+        match Ranges::parse(request, extent.length()) {
+            Ranges::Ignored => whole,
+            Ranges::Parts(parts) => {
+                let are_held = parts.iter().all(|part| extent.slice(*part, &response.body).is_some());
+                are_held.then_some(Self::Parts(parts))
+            }
+            Ranges::Unsatisfiable => Some(Self::Unsatisfiable),
+        }
     }
 }
 
@@ -90,6 +96,11 @@ impl<'a> Validators<'a> {
             etag: headers.get(header::ETAG).map(HeaderValue::as_bytes),
             last_modified: date(headers, &header::LAST_MODIFIED),
         }
+    }
+
+    /// Whether two responses are of the same representation, by a strong entity tag.
+    pub(crate) fn are_same(one: &HeaderMap, two: &HeaderMap) -> bool {
+        Validators::of(one).etag.zip(Validators::of(two).etag).is_some_and(|(one, two)| strong(one, two))
     }
 
     /// Whether the origin can be asked if the response still holds.
