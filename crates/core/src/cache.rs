@@ -8,7 +8,7 @@ use crate::{
     nested::Around,
     observe::Observer,
     routing::Routing,
-    store::{AnyStore, Purge, Purged, StoreError},
+    store::{AnyStore, Purge, Purged, StoreError, Ticket},
 };
 use http::Extensions;
 use larder_semantics::{EntryKey, Filling, Namespace, Refusal, Storing, VariantId};
@@ -76,6 +76,15 @@ impl Cache {
         let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
         self.detach(&purge);
         purged
+    }
+
+    /// Removes the resource whose ticket this is, all but what may yet be stored with it; whether that was done.
+    pub(crate) async fn supersede(&self, ticket: &Ticket) -> bool {
+        let base = ticket.key.base();
+        self.shared.flights.detach(&base);
+        let superseded = self.shared.store.supersede(ticket).await;
+        self.shared.flights.detach(&base);
+        superseded == Ok(true)
     }
 
     /// The cache whose layer a request came through, if any: for a handler that wants to purge.

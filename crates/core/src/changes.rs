@@ -2,21 +2,26 @@
 
 use crate::{
     background::{self, Outlives},
-    engine::Front,
-    store::Purge,
+    engine::{Front, Grant},
+    lease::Lease,
+    store::{Claim, Purge, Seen},
 };
 use http::{Request, request::Parts, response};
 use larder_semantics::{
-    EntryKey, Key, Reason,
-    invalidation::{is_done, is_unsafe, related},
+    EntryKey, Forward, Key, Reason, Received, Storing,
+    invalidation::{is_answer_to_get, is_done, is_unsafe, related},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 impl Front {
+    /// Whether a request may change what is stored.
+    pub(crate) fn may_change(&self, reason: Reason, head: &Parts) -> bool {
+        reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe
+    }
+
     /// What a request changes, if it is done: the resource it is for, and where its response says so.
     pub(crate) fn changes(&self, reason: Reason, head: &Parts) -> Option<Box<Parts>> {
-        let changes = reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe;
-        changes.then(|| {
+        self.may_change(reason, head).then(|| {
             let mut target = Request::new(()).into_parts().0;
             let uri = self.rules.policy.query.settle(&head.uri).unwrap_or_else(|| head.uri.clone());
             (target.uri, target.headers, target.extensions) = (uri, head.headers.clone(), head.extensions.clone());
@@ -24,24 +29,59 @@ impl Front {
         })
     }
 
-    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store.
-    ///
-    /// Its own answer is never stored for GET (RFC 9110 section 9.3.3 would allow it): the right to store it could only be
-    /// taken now, after the origin was asked, and a purge in between would not have stopped it.
-    pub(crate) async fn invalidate(&self, changes: Option<Box<Parts>>, response: &response::Parts) {
-        let Some(mut target) = changes.filter(|_| is_done(response.status)) else { return };
-        let related = related(&target, &response.headers);
-        let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
-        keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
-        let cache = self.cache.clone();
-        let purges = Outlives::new(async move {
-            for key in keys {
-                if let Err(error) = cache.purge(Purge::Key(key)).await {
-                    tracing::warn!(%error, "what a request has changed may still be stored");
+    /// Asks for the right to store the answer to a POST for GET: it must be there before the origin is asked, or an answer
+    /// from before a purge could be stored after it.
+    pub(crate) async fn may_store_for_get(
+        &self,
+        head: &mut Parts,
+        inherited: Option<Box<Grant>>,
+    ) -> Option<(Forward, Box<Grant>)> {
+        let forward = Forward::of_post(head, &self.rules.policy)?;
+        let target = self.changes(Reason::Method, head)?;
+        let key = self.cache.shared.namespace.entry(self.rules.key(&mut { *target }, self.cache.routing())?);
+        if let Some(grant) = inherited.filter(|grant| grant.key == key) {
+            return Some((forward, grant));
+        }
+        let claim = timeout(self.cache.shared.settings.read_deadline, self.cache.store().claim(&key, Seen::Unreadable));
+        let Ok(Ok(Claim::Granted(ticket))) = claim.await else { return None };
+        let lease = Some(Lease::hold(self.cache.store().clone(), ticket));
+        Some((forward, Box::new(Grant { key, lead: None, lease, unstored: None })))
+    }
+
+    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store; all
+    /// but its own answer, if that is to be stored for GET.
+    pub(crate) async fn settle(
+        &self,
+        changes: Option<Box<Parts>>,
+        response: &response::Parts,
+        received: Received,
+        grant: Option<Box<Grant>>,
+    ) -> (Received, Option<Box<Grant>>) {
+        let Some(mut target) = changes else { return (received, grant) };
+        let patience = Instant::now() + self.cache.shared.settings.store_budget;
+        let ticket = grant.as_ref().and_then(|grant| grant.lease.as_ref()?.ticket());
+        let is_for_get =
+            matches!(received, Received::Store(_)) && is_answer_to_get(&target, response.status, &response.headers);
+        let is_kept = match ticket.filter(|_| is_for_get) {
+            Some(ticket) => timeout_at(patience, self.cache.supersede(ticket)).await == Ok(true),
+            None => false,
+        };
+        if is_done(response.status) {
+            let related = related(&target, &response.headers);
+            let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
+            keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
+            keys.retain(|key| !is_kept || grant.as_ref().is_none_or(|grant| grant.key.key != *key));
+            let cache = self.cache.clone();
+            let purges = Outlives::new(async move {
+                for key in keys {
+                    if let Err(error) = cache.purge(Purge::Key(key)).await {
+                        tracing::warn!(%error, "what a request has changed may still be stored");
+                    }
                 }
-            }
-        });
-        drop(timeout(self.cache.shared.settings.store_budget, purges).await);
+            });
+            drop(timeout_at(patience, purges).await);
+        }
+        if is_kept { (received, grant) } else { (Received::Pass(Storing::Untried), None) }
     }
 
     /// Removes what the origin has replaced with something that is not stored.

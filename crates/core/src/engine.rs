@@ -75,7 +75,7 @@ impl Front {
             let visit = stay.visit();
             let course = match sought {
                 Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
-                Err(reason) => Course::Forward(Box::new(Errand::bypass(reason))),
+                Err(reason) => visit.pass_by(reason, &mut head, inherited).await,
             };
             match course {
                 Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
@@ -85,10 +85,10 @@ impl Front {
                     Ok(answer)
                 }
                 Course::Unsatisfied(key) => Ok(visit.unsatisfied(&key)),
-                Course::Forward(errand) if errand.grant.is_none() => {
+                Course::Forward(errand) if errand.grant.is_none() && !stay.front.may_change(errand.reason, &head) => {
                     Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
                 }
-                // The origin's work is wanted by others too: it goes on when this client leaves.
+                // The origin's work is wanted by others too, or changes what they get: it goes on when this client leaves.
                 Course::Forward(errand) => {
                     Outlives::new(stay.forward(*errand, Request::from_parts(head, body), origin)).await
                 }
@@ -286,6 +286,18 @@ impl Visit<'_> {
     }
 }
 
+impl Visit<'_> {
+    /// What becomes of a request that is not looked up.
+    async fn pass_by(&self, reason: Reason, head: &mut Parts, inherited: Option<Box<Grant>>) -> Course {
+        if reason == Reason::Method
+            && let Some((forward, grant)) = self.front.may_store_for_get(head, inherited).await
+        {
+            return Course::fetch(forward, grant);
+        }
+        Course::Forward(Box::new(Errand::bypass(reason)))
+    }
+}
+
 impl Course {
     /// To the origin, for an answer that is not stored.
     fn alone(selected: Selected, key: EntryKey) -> Self {
@@ -477,8 +489,8 @@ impl Stay {
             }
             _ => Received::Pass(Storing::Untried),
         };
-        self.front.invalidate(changes, &head).await;
-        let (grant, is_unreachable) = (lent.take_back(), caching.unreachable);
+        let (received, grant) = self.front.settle(changes, &head, received, lent.take_back()).await;
+        let is_unreachable = caching.unreachable;
         let came = Came { reason, key, received, grant, is_unreachable, asked_at, now: arrival.now };
         Ok(self.deliver(came, head, body))
     }

@@ -166,6 +166,10 @@ impl<S: Store> Store for Guard<S> {
         asked.await.unwrap_or(Err(StoreError::Timeout))
     }
 
+    async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        self.guarded(Side::Writes, self.deadlines.read, self.store.supersede(ticket)).await
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         self.store.probe().await
     }

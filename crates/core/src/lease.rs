@@ -23,6 +23,11 @@ impl Lease {
         Self { store, ticket: Some(ticket), heartbeat: heartbeat.abort_handle() }
     }
 
+    /// The ticket that is held.
+    pub(crate) fn ticket(&self) -> Option<&Ticket> {
+        self.ticket.as_ref()
+    }
+
     /// Takes the ticket, to fill with it.
     pub(crate) fn spend(mut self) -> Option<Ticket> {
         self.ticket.take()

@@ -244,6 +244,21 @@ impl Store for MemoryStore {
         Ok(Purged { resources: u64::from(self.forget(&namespace.entry(key.clone()))) })
     }
 
+    async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        let base = ticket.key.base();
+        let (mut stripe, now) = (self.stripe(&base), Instant::now());
+        let placed = stripe.tickets.get_mut(&base).into_iter().flatten();
+        if !placed.into_iter().any(|placed| placed.nonce == ticket.nonce && placed.until > now) {
+            return Ok(false);
+        }
+        if let Some(placed) = stripe.tickets.get_mut(&base) {
+            placed.retain(|placed| placed.nonce == ticket.nonce);
+        }
+        stripe.epoch += 1;
+        self.inner.entries.remove(&base);
+        Ok(true)
+    }
+
     fn is_remote(&self) -> bool {
         false
     }

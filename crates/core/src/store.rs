@@ -42,6 +42,10 @@ pub trait Store: Send + Sync + 'static {
     /// Removes what `purge` names in `namespace`, with all its variants, and voids every fill of it that is in flight.
     fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
 
+    /// Removes the resource that `ticket` belongs to, with all its variants, and voids every other ticket of it; `false`,
+    /// and nothing done, when the ticket is void.
+    fn supersede(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// Whether the store answers at all, asked when it has failed before.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
         async { Ok(()) }
@@ -253,6 +257,7 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
     fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>>;
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
+    fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
 
 impl<S: Store> AnyStore for S {
@@ -286,5 +291,9 @@ impl<S: Store> AnyStore for S {
 
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
         Box::pin(Store::purge(self, namespace, purge))
+    }
+
+    fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(Store::supersede(self, ticket))
     }
 }

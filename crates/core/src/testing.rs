@@ -29,6 +29,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     a_miss_is_claimed_filled_and_found(store).await;
     only_one_holds_the_ticket(store).await;
     a_purge_voids_the_fill_in_flight(store).await;
+    who_holds_the_ticket_may_purge_and_then_fill(store).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
@@ -134,6 +135,25 @@ async fn a_purge_voids_the_fill_in_flight(store: &impl Store) {
     let new = response(store, "new");
     assert_eq!(store.fill(later, filling(&key, &new)).await, Ok(Filled::Stored));
     assert_eq!(found(store, &key).await, Some(new));
+}
+
+async fn who_holds_the_ticket_may_purge_and_then_fill(store: &impl Store) {
+    let key = key();
+    let (rule, variant, entry) = varying(store, &key, "old").await;
+    let of_variant = claim(store, &variant, Seen::Entry(entry.id)).await;
+    let ticket = claim(store, &key, Seen::Unreadable).await;
+    assert_eq!(store.supersede(&ticket).await, Ok(true));
+    assert_eq!(found(store, &key).await, None);
+    let late = Filling { rule: Some(rule), ..filling(&variant, &response(store, "late")) };
+    assert_eq!(store.fill(of_variant, late).await, Ok(Filled::Voided));
+    let new = response(store, "new");
+    assert_eq!(store.fill(ticket, filling(&key, &new)).await, Ok(Filled::Stored));
+    assert_eq!(found(store, &key).await, Some(new));
+    let ticket = claim(store, &key, Seen::Unreadable).await;
+    purge(store, &key).await;
+    fill(store, &key, &entry).await;
+    assert_eq!(store.supersede(&ticket).await, Ok(false), "another purge has voided it");
+    assert_eq!(found(store, &key).await, Some(entry));
 }
 
 async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {

@@ -132,6 +132,15 @@ impl<S: Store> Store for Tiered<S> {
         purged
     }
 
+    /// Near, far, and near again, as a purge.
+    async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        let base = ticket.key.base();
+        self.near.forget(&base);
+        let superseded = self.far.supersede(ticket).await;
+        self.near.forget(&base);
+        superseded
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         self.far.probe().await
     }

@@ -13,10 +13,11 @@ pub(crate) enum Operation {
     Fill,
     Release,
     Purge,
+    Supersede,
     Probe,
 }
 
-const OPERATIONS: [&str; 7] = ["get", "claim", "renew", "fill", "release", "purge", "probe"];
+const OPERATIONS: [&str; 8] = ["get", "claim", "renew", "fill", "release", "purge", "supersede", "probe"];
 /// Every class that an error of this store can have.
 const CLASSES: [&str; 5] = ["timeout", "unavailable", "busy", "out-of-memory", "refused"];
 

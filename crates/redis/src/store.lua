@@ -80,6 +80,15 @@ function operations.fill(tickets, entry, base)
   return 'stored'
 end
 
+-- Keys: tickets, base. Arguments: field, nonce, life. A purge by who holds a ticket, which alone stays valid.
+function operations.supersede(tickets, base)
+  if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
+  redis.call('UNLINK', base)
+  redis.call('UNLINK', tickets)
+  place(tickets, ARGV[3], ARGV[4], ARGV[5])
+  return 'superseded'
+end
+
 -- Keys: tickets, base. One hash holds the tickets of all variants, so every fill in flight is void.
 function operations.purge(tickets, base)
   local had = redis.call('UNLINK', base)

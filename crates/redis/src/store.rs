@@ -264,6 +264,11 @@ impl Store for RedisStore {
         }
     }
 
+    async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of(&ticket.key), ticket.nonce);
+        self.detached(Operation::Supersede, async move { core.supersede(&place, nonce).await }).await
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         let core = &self.shared.core;
         core.data.admits().inspect_err(|error| core.measures.refused(Operation::Probe, error))?;
@@ -499,6 +504,16 @@ impl Core {
         match word(answer.into_iter().next())?.as_ref() {
             b"had" => Ok(Purged { resources: 1 }),
             b"none" => Ok(Purged { resources: 0 }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn supersede(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
+        let arguments = [place.field.clone(), text(nonce), ticket_life()];
+        let answer = self.data.run(Patience::Write, "supersede", &[&place.tickets, &place.base], &arguments).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"superseded" => Ok(true),
+            b"void" => Ok(false),
             _ => Err(unexpected()),
         }
     }

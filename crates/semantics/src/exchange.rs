@@ -476,6 +476,28 @@ pub enum Received {
 }
 
 impl Forward {
+    /// To the origin with a request that changes the resource, and whose answer may be stored for GET.
+    pub fn of_post(head: &request::Parts, policy: &Policy) -> Option<Self> {
+        let may_be_stored = policy.store_post && policy.invalidate_by_unsafe && !policy.sealed;
+        let lookup = Lookup {
+            method: Method::POST,
+            asks_for_less: false,
+            stores_parts: false,
+            credentials: Credentials::of(&head.headers, policy),
+            client: RequestDirectives::default(),
+            most_variants: policy.most_variants,
+            variant: None,
+        };
+        (may_be_stored && head.method == Method::POST).then_some(Self {
+            reason: Reason::Method,
+            seen: None,
+            held: None,
+            joins: None,
+            storable: true,
+            lookup,
+        })
+    }
+
     /// Why the origin is asked.
     pub fn reason(&self) -> Reason {
         self.reason
@@ -648,8 +670,10 @@ impl Forward {
         if status == StatusCode::PARTIAL_CONTENT && !request.contains_key(header::RANGE) {
             return Err(Refusal::Partial);
         }
+        let stated_only = (self.lookup.method == Method::POST).then(|| policy.without_lifetimes());
+        let judged_by = stated_only.as_ref().unwrap_or(policy);
         let (lifetime, initial_age, stale, basis, fields, unstored) =
-            match Storability::of(status, &headers, self.lookup.credentials, caching, policy, arrival) {
+            match Storability::of(status, &headers, self.lookup.credentials, caching, judged_by, arrival) {
                 Storability::Storable { lifetime, initial_age, stale, basis, fields, unstored } => {
                     (lifetime, initial_age, stale, basis, fields, unstored)
                 }

@@ -12,6 +12,17 @@ pub fn is_done(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
+/// Whether the answer to a POST for `target` is the answer to GET too (RFC 9110 section 9.3.3).
+pub fn is_answer_to_get(target: &request::Parts, status: StatusCode, response: &HeaderMap) -> bool {
+    let location = response.get(header::CONTENT_LOCATION).and_then(|location| location.to_str().ok());
+    let resolved = location.and_then(|reference| match reference.trim() {
+        // The target itself (RFC 3986 section 4.4).
+        "" => target.uri.path_and_query().cloned(),
+        reference => resolve(target, reference)?.path_and_query().cloned(),
+    });
+    status.is_success() && resolved.is_some() && resolved.as_ref() == target.uri.path_and_query()
+}
+
 /// Where a response says that its request has changed something else: the targets of its `Location` and
 /// `Content-Location`, as far as they are of the same origin as `target`.
 pub fn related(target: &request::Parts, response: &HeaderMap) -> Vec<Uri> {

@@ -48,6 +48,10 @@ pub struct Policy {
     /// where the origin never sees that a part was asked for. Default false: an application makes parts as fast as a
     /// cache does.
     pub store_partial: bool,
+    /// What answers a POST answers GET as well, where it says so: with a lifetime of its own, and a `Content-Location`
+    /// that is the target of the request (RFC 9110 section 9.3.3). A sealed layer does not. Each POST then asks the store
+    /// for the right to store its answer. Default false.
+    pub store_post: bool,
     /// The part of the time since its last modification for which a response without a lifetime is fresh, from 0 to 1
     /// (RFC 9111 section 4.2.2), and only in answer to requests without `Cookie` and `Authorization`. Default none.
     pub heuristic: Option<f64>,
@@ -88,10 +92,23 @@ impl Policy {
             every_status: true,
             store_to_validate: true,
             store_partial: true,
+            store_post: true,
             heuristic: Some(0.1),
             targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
             stale_if_unreachable: Duration::from_secs(60 * 60),
             ..Self::default()
+        }
+    }
+
+    /// The same, but that only what states a lifetime of its own has one.
+    pub(crate) fn without_lifetimes(&self) -> Self {
+        Self {
+            lifetime: None,
+            lifetime_override: None,
+            heuristic: None,
+            store_to_validate: false,
+            statuses: Vec::new(),
+            ..self.clone()
         }
     }
 }
@@ -114,6 +131,7 @@ impl Default for Policy {
             every_status: false,
             store_to_validate: false,
             store_partial: false,
+            store_post: false,
             heuristic: None,
             invalidate_by_unsafe: true,
             make_etags: false,

@@ -116,6 +116,11 @@ impl<S: Store> Store for Faulty<S> {
         self.store.purge(namespace, purge).await
     }
 
+    async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
+        self.operation(true).await?;
+        self.store.supersede(ticket).await
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         self.suffer(false).await
     }
