@@ -12,7 +12,7 @@
 use crate::{
     directives::RequestDirectives,
     freshness::Arrival,
-    key::{EntryKey, VariantId},
+    key::EntryKey,
     partial::{self, Extent},
     policy::{self, Caching, Policy},
     range,
@@ -23,6 +23,7 @@ use crate::{
     storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
     validation::{self, Form, Validators},
+    vary::VariantId,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request, response};

@@ -11,7 +11,8 @@
 //! | `validation` | validators and preconditions, RFC 9110 sections 8.8 and 13, RFC 9111 section 4.3 |
 //! | `range` | byte ranges, RFC 9110 section 14 |
 //! | `partial` | partial responses, RFC 9110 section 15.3.7, and how they combine, RFC 9111 section 3.4 |
-//! | [`key`] | cache keys and variants, RFC 9111 sections 2 and 4.1 |
+//! | [`key`] | cache keys, RFC 9111 section 2 |
+//! | [`vary`] | variants, RFC 9111 section 4.1 |
 //! | [`sealing`] | what the origin is shown of a request whose answer is stored |
 //! | [`stored`] | what lies in a store |
 //! | [`invalidation`] | what unsafe methods invalidate, RFC 9111 section 4.4 |
@@ -37,10 +38,12 @@ pub mod stored;
 pub mod storing;
 mod time;
 mod validation;
+pub mod vary;
 
 pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Received, Selected};
-pub use key::{EntryKey, Key, KeyError, Namespace, Template, VariantId};
+pub use key::{EntryKey, Key, KeyError, Namespace, Template};
 pub use policy::{Caching, Policy};
 pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};
 pub use stored::{Content, Entry, EntryId, StoredResponse, Variants};
 pub use time::Timestamp;
+pub use vary::VariantId;

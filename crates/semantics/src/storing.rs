@@ -3,12 +3,12 @@
 use crate::{
     directives::ResponseDirectives,
     freshness::{Arrival, Lifetime},
-    key::Vary,
     partial::Extent,
     policy::{Caching, Policy},
     reason::Refusal,
     stored::{Basis, StaleUse},
     validation::Validators,
+    vary::Vary,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::time::Duration;
