@@ -15,13 +15,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
     Content, Entry, EntryId, StoredResponse, Timestamp, Variants,
     stored::{Basis, Delivery, StaleUse},
+    vary::{Known, Language},
 };
 use std::time::Duration;
 
 /// The first bytes of every entry.
 pub const MAGIC: [u8; 4] = *b"LRDR";
 /// The version of the layout; a build reads its own only.
-pub const WIRE_VERSION: u8 = 2;
+pub const WIRE_VERSION: u8 = 3;
 /// Where the id of an entry stands among its bytes.
 pub const ID_RANGE: std::ops::Range<usize> = 8..24;
 
@@ -50,9 +51,11 @@ pub fn encode(entry: &Entry, name: &str) -> Bytes {
             put_count(&mut bytes, fields.len());
             fields.iter().for_each(|field| put_text(&mut bytes, field.as_str().as_bytes()));
             put_count(&mut bytes, known.len());
-            for (digest, until) in known {
+            for Known { digest, until, language } in known {
                 bytes.put_slice(&digest.0);
                 bytes.put_u64_le(until.as_millis());
+                put_text(&mut bytes, language.as_ref().map_or("", |language| &language.tag).as_bytes());
+                bytes.put_slice(&language.as_ref().map_or(EntryId::default(), |language| language.beside).0);
             }
         }
     }
@@ -194,7 +197,12 @@ impl Reader {
             .map(|_| HeaderName::from_bytes(self.text()?).map_err(|_| Unreadable::Corrupt))
             .collect::<Result<_, _>>()?;
         let known = (0..self.count()?)
-            .map(|_| Ok((EntryId(self.array()?), Timestamp::from_millis(self.u64()?))))
+            .map(|_| {
+                let (digest, until) = (EntryId(self.array()?), Timestamp::from_millis(self.u64()?));
+                let tag = std::str::from_utf8(self.text()?).map_err(|_| Unreadable::Corrupt)?.to_owned();
+                let beside = EntryId(self.array()?);
+                Ok(Known { digest, until, language: (!tag.is_empty()).then_some(Language { tag, beside }) })
+            })
             .collect::<Result<_, _>>()?;
         if self.at == self.bytes.len() { Ok(Variants { fields, known }) } else { Err(Unreadable::Corrupt) }
     }
@@ -280,7 +288,9 @@ mod tests {
 
     fn rule() -> Entry {
         let fields = vec![HeaderName::from_static("accept")];
-        let rule = Variants { fields, known: vec![(EntryId([7; 16]), Timestamp::from_millis(9))] };
+        let language = Some(Language { tag: "de".into(), beside: EntryId([6; 16]) });
+        let known = |language| Known { digest: EntryId([7; 16]), until: Timestamp::from_millis(9), language };
+        let rule = Variants { fields, known: vec![known(language), known(None)] };
         Entry { id: EntryId([8; 16]), content: Content::Variants(rule) }
     }
 

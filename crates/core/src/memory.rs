@@ -75,7 +75,7 @@ fn size(entry: &Entry) -> usize {
             // Once as they are stored, once as they were delivered last.
             2 * headers + body.len() + tags.iter().map(String::len).sum::<usize>()
         }
-        Content::Variants(Variants { fields, known }) => 64 * fields.len() + 24 * known.len(),
+        Content::Variants(Variants { fields, known }) => 64 * fields.len() + 64 * known.len(),
     }
 }
 

@@ -19,11 +19,11 @@ use crate::{
     reason::{Reason, Refusal, Storing},
     sealing,
     signature::Signature,
-    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse, Variants},
+    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
     storing::{ContentLength, Credentials, Storability},
     time::Timestamp,
     validation::{self, Form, Validators},
-    vary::VariantId,
+    vary::{Known, VariantId, Variants},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request, response};
@@ -63,9 +63,8 @@ impl Intake {
             Credentials::default()
         };
         let asks_for_less = told.asks_for_less;
-        let (method, most_variants) = (head.method.clone(), policy.most_variants);
-        let stores_parts = policy.store_partial && !policy.sealed;
-        Self::Lookup(Lookup { method, asks_for_less, stores_parts, credentials, client, most_variants, variant: None })
+        let (method, choices) = (head.method.clone(), Choices::of(policy));
+        Self::Lookup(Lookup { method, asks_for_less, credentials, client, choices, variant: None })
     }
 }
 
@@ -108,12 +107,29 @@ pub struct Lookup {
     method: Method,
     /// Whether there are preconditions or ranges.
     asks_for_less: bool,
-    stores_parts: bool,
     credentials: Credentials,
     client: RequestDirectives,
-    most_variants: usize,
+    choices: Choices,
     /// The entry with the rule by which the resource varies.
     variant: Option<Arc<Entry>>,
+}
+
+/// What of a policy counts once a request is looked up.
+#[derive(Debug, Clone, Copy)]
+struct Choices {
+    most_variants: usize,
+    selects_by_language: bool,
+    stores_parts: bool,
+}
+
+impl Choices {
+    fn of(policy: &Policy) -> Self {
+        Self {
+            most_variants: policy.most_variants,
+            selects_by_language: policy.select_by_language,
+            stores_parts: policy.store_partial && !policy.sealed,
+        }
+    }
 }
 
 /// What a lookup comes to.
@@ -142,8 +158,8 @@ impl Lookup {
             Content::Response(response) => response,
             Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None, headers),
             Content::Variants(rule) => {
-                let variant = VariantId::of(entry.id, &rule.fields, headers);
-                if !rule.have_room(variant.digest, self.most_variants, now) {
+                let variant = rule.select(entry.id, headers, self.choices.selects_by_language, now);
+                if !rule.have_room(variant.digest, self.choices.most_variants, now) {
                     return self.forward(Reason::VariantsExceeded, None, headers).unstored();
                 }
                 return Selected::Variant(Self { variant: Some(entry), ..self }, variant);
@@ -266,7 +282,7 @@ impl Lookup {
         let forward = Forward { reason, seen, held, joins: None, storable: false, lookup: self };
         // A part never takes the place of a whole.
         let is_part = |held: &StoredResponse| held.status == StatusCode::PARTIAL_CONTENT;
-        let stores_part = forward.lookup.stores_parts && forward.held().is_none_or(is_part);
+        let stores_part = forward.lookup.choices.stores_parts && forward.held().is_none_or(is_part);
         let asks_for_part = headers.contains_key(header::RANGE) && !forward.can_ask() && !stores_part;
         // An answer to HEAD is stored only when it confirms what is held.
         let is_of_use = forward.lookup.method != Method::HEAD || forward.held.is_some();
@@ -483,10 +499,9 @@ impl Forward {
         let lookup = Lookup {
             method: Method::POST,
             asks_for_less: false,
-            stores_parts: false,
             credentials: Credentials::of(&head.headers, policy),
             client: RequestDirectives::default(),
-            most_variants: policy.most_variants,
+            choices: Choices::of(policy),
             variant: None,
         };
         (may_be_stored && head.method == Method::POST).then_some(Self {
@@ -829,7 +844,9 @@ impl Admission {
         let (key, rule) = match rule {
             Some((id, rule)) => {
                 let variant = VariantId::of(id, &rule.fields, &self.request);
-                let content = Content::Variants(rule.knowing(variant.digest, now, until));
+                let language = rule.language(id, &self.request, &response.headers);
+                let known = Known { digest: variant.digest, until, language };
+                let content = Content::Variants(rule.knowing(known, now));
                 (base.of_variant(variant), Some(Arc::new(Entry { id, content })))
             }
             None => (base, None),

@@ -44,6 +44,6 @@ pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Rece
 pub use key::{EntryKey, Key, KeyError, Namespace, Template};
 pub use policy::{Caching, Policy};
 pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};
-pub use stored::{Content, Entry, EntryId, StoredResponse, Variants};
+pub use stored::{Content, Entry, EntryId, StoredResponse};
 pub use time::Timestamp;
-pub use vary::VariantId;
+pub use vary::{VariantId, Variants};

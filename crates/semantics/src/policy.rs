@@ -63,6 +63,10 @@ pub struct Policy {
     pub make_etags: bool,
     /// The most variants of one resource that are stored; requests for more go past the cache. Default 16.
     pub most_variants: usize,
+    /// Where no variant is stored for the very headers of a request, one answers that is in the language the request wants
+    /// more than any other, by its `Content-Language`, if the headers are the same but for that. Default false: an
+    /// application may choose by more than the language.
+    pub select_by_language: bool,
     /// Request headers that every response varies by, whatever its `Vary` says. Default none.
     pub key_headers: Vec<HeaderName>,
     /// The origin sees nothing of a request that is looked up but what is part of the key; requests with `Authorization`
@@ -92,6 +96,7 @@ impl Policy {
             every_status: true,
             store_to_validate: true,
             store_partial: true,
+            select_by_language: true,
             store_post: true,
             heuristic: Some(0.1),
             targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
@@ -131,6 +136,7 @@ impl Default for Policy {
             every_status: false,
             store_to_validate: false,
             store_partial: false,
+            select_by_language: false,
             store_post: false,
             heuristic: None,
             invalidate_by_unsafe: true,

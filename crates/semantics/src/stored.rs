@@ -5,6 +5,7 @@ use crate::{
     reason::Outcome,
     signature::{Signature, Tells},
     time::Timestamp,
+    vary::Variants,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -43,36 +44,6 @@ pub enum Content {
     Response(StoredResponse),
     /// The rule by which the resource varies; its responses are stored as variants.
     Variants(Variants),
-}
-
-/// The rule by which a resource varies.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Variants {
-    /// The header fields that tell its responses apart, sorted.
-    pub fields: Vec<HeaderName>,
-    /// The digests of the variants that are stored, and until when; as far as is known, as two may be stored at the same
-    /// time.
-    pub known: Vec<(EntryId, Timestamp)>,
-}
-
-impl Variants {
-    /// The rule for responses that vary by `fields`, before any is stored.
-    pub fn by(fields: Vec<HeaderName>) -> Self {
-        Self { fields, known: Vec::new() }
-    }
-
-    /// Whether one more variant may be stored at `now`, where there may be so `many`.
-    pub(crate) fn have_room(&self, variant: EntryId, many: usize, now: Timestamp) -> bool {
-        let is_known = self.known.iter().any(|(known, _)| *known == variant);
-        is_known || self.known.iter().filter(|(_, until)| *until > now).count() < many
-    }
-
-    /// The same, with a variant that is stored until some time, and without those that are no longer.
-    pub(crate) fn knowing(mut self, variant: EntryId, now: Timestamp, until: Timestamp) -> Self {
-        self.known.retain(|(known, until)| *known != variant && *until > now);
-        self.known.push((variant, until));
-        self
-    }
 }
 
 /// A response as it is stored (RFC 9111 section 3).

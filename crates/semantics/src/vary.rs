@@ -5,8 +5,106 @@ use crate::{
     directives::split_members,
     key::{feed, first_half},
     stored::EntryId,
+    time::Timestamp,
 };
 use http::{HeaderMap, HeaderName, header};
+
+/// The rule by which a resource varies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Variants {
+    /// The header fields that tell its responses apart, sorted.
+    pub fields: Vec<HeaderName>,
+    /// The variants that are stored, as far as is known: two may be stored at the same time.
+    pub known: Vec<Known>,
+}
+
+/// A variant that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The digest of the rule and the headers.
+    pub digest: EntryId,
+    /// Until when it is stored.
+    pub until: Timestamp,
+    /// The language it is in, if it is in one and the resource varies by that.
+    pub language: Option<Language>,
+}
+
+/// The language of a variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Language {
+    /// Its tag, in lower case.
+    pub tag: String,
+    /// The digest of what the request's headers said beside the languages it wanted.
+    pub beside: EntryId,
+}
+
+impl Variants {
+    /// The rule for responses that vary by `fields`, before any is stored.
+    pub fn by(fields: Vec<HeaderName>) -> Self {
+        Self { fields, known: Vec::new() }
+    }
+
+    /// The variant that a request with `headers` selects, where this rule is the entry `rule`.
+    ///
+    /// It is the one stored for the very same headers. If there is none and `by_language`, it is one in the language that
+    /// the request wants more than any other, if the headers are the same but for that.
+    pub(crate) fn select(&self, rule: EntryId, headers: &HeaderMap, by_language: bool, now: Timestamp) -> VariantId {
+        let own = VariantId::of(rule, &self.fields, headers);
+        let is_stored = |known: &&Known| known.until > now;
+        if !by_language || self.known.iter().filter(is_stored).any(|known| known.digest == own.digest) {
+            return own;
+        }
+        let Some(wanted) = wanted_most(headers) else { return own };
+        let wanted = Language { tag: wanted, beside: self.beside_language(rule, headers) };
+        let known = self.known.iter().filter(is_stored).find(|known| known.language.as_ref() == Some(&wanted));
+        known.map_or(own, |known| VariantId { rule, digest: known.digest })
+    }
+
+    /// Whether one more variant may be stored at `now`, where there may be so `many`.
+    pub(crate) fn have_room(&self, variant: EntryId, many: usize, now: Timestamp) -> bool {
+        let is_known = self.known.iter().any(|known| known.digest == variant);
+        is_known || self.known.iter().filter(|known| known.until > now).count() < many
+    }
+
+    /// The same, with a variant that is stored, and without those that are no longer at `now`.
+    pub(crate) fn knowing(mut self, variant: Known, now: Timestamp) -> Self {
+        self.known.retain(|known| known.digest != variant.digest && known.until > now);
+        self.known.push(variant);
+        self
+    }
+
+    /// The language of the answer to a request, if the resource varies by it and the answer is in one.
+    pub(crate) fn language(&self, rule: EntryId, request: &HeaderMap, response: &HeaderMap) -> Option<Language> {
+        let mut lines = response.get_all(header::CONTENT_LANGUAGE).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+        let tag = line.to_str().ok()?.trim().to_ascii_lowercase();
+        let is_one = is_language(tag.as_bytes()) && self.fields.contains(&header::ACCEPT_LANGUAGE);
+        is_one.then(|| Language { tag, beside: self.beside_language(rule, request) })
+    }
+
+    fn beside_language(&self, rule: EntryId, headers: &HeaderMap) -> EntryId {
+        let others: Vec<HeaderName> =
+            self.fields.iter().filter(|field| **field != header::ACCEPT_LANGUAGE).cloned().collect();
+        VariantId::of(rule, &others, headers).digest
+    }
+}
+
+/// The language that a request wants more than any other (RFC 9110 section 12.5.4).
+fn wanted_most(headers: &HeaderMap) -> Option<String> {
+    let lines: Vec<&[u8]> = headers.get_all(header::ACCEPT_LANGUAGE).iter().map(|line| line.as_bytes()).collect();
+    let members: Vec<Vec<u8>> = lower(&lines);
+    let mut wanted: Vec<(u16, &[u8])> = members.iter().map(|member| weight(member)).collect();
+    wanted.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    match wanted[..] {
+        [(first, _), (second, _), ..] if first == second => None,
+        [(weight, tag), ..] if weight > 0 && is_language(tag) => String::from_utf8(tag.to_vec()).ok(),
+        _ => None,
+    }
+}
+
+fn is_language(tag: &[u8]) -> bool {
+    !tag.is_empty() && tag.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+}
 
 /// One variant of a resource: a digest of the request headers named by `Vary`, under one rule.
 ///
@@ -43,18 +141,23 @@ fn normal(field: &HeaderName, lines: &[&[u8]]) -> Vec<u8> {
     if *field == header::COOKIE {
         return lines.join(&b"; "[..]);
     }
-    let mut members: Vec<&[u8]> = lines.iter().flat_map(|line| split_members(line)).collect();
     if ![header::ACCEPT_LANGUAGE, header::ACCEPT_ENCODING, header::ACCEPT_CHARSET].contains(field) {
-        return members.join(&b","[..]);
+        return lines.iter().flat_map(|line| split_members(line)).collect::<Vec<_>>().join(&b","[..]);
     }
-    let lower: Vec<Vec<u8>> = members
-        .drain(..)
-        .map(|member| member.iter().filter(|byte| !byte.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect())
-        .collect();
-    let mut wanted: Vec<(u16, &[u8])> = lower.iter().map(|member| weight(member)).collect();
+    let members = lower(lines);
+    let mut wanted: Vec<(u16, &[u8])> = members.iter().map(|member| weight(member)).collect();
     wanted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
     let members = wanted.into_iter().map(|(weight, member)| [member, b";", weight.to_string().as_bytes()].concat());
     members.collect::<Vec<_>>().join(&b","[..])
+}
+
+/// The members of a list in lower case, without blanks.
+fn lower(lines: &[&[u8]]) -> Vec<Vec<u8>> {
+    let members = lines.iter().flat_map(|line| split_members(line));
+    let lower = |member: &[u8]| {
+        member.iter().filter(|byte| !byte.is_ascii_whitespace()).map(u8::to_ascii_lowercase).collect::<Vec<u8>>()
+    };
+    members.map(lower).collect()
 }
 
 /// How much a member of a list is wanted, in thousandths, and the member without that (RFC 9110 section 12.4.2).
@@ -143,5 +246,43 @@ mod tests {
         for (at, one) in different.iter().enumerate() {
             assert!(different[..at].iter().all(|other| other != one));
         }
+    }
+
+    #[test]
+    fn a_language_is_selected_only_where_it_is_wanted_most_and_all_else_is_the_same() {
+        let rule = EntryId([1; 16]);
+        let request = |language: &'static str, other: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_LANGUAGE, HeaderValue::from_static(language));
+            headers.insert("other", HeaderValue::from_static(other));
+            headers
+        };
+        let mut response = HeaderMap::new();
+        response.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static("DE"));
+        let (now, until) = (Timestamp::from_millis(5), Timestamp::from_millis(10));
+        let rules = Variants::by(vec![header::ACCEPT_LANGUAGE, HeaderName::from_static("other")]);
+        let asked = request("en, de", "1");
+        let stored = VariantId::of(rule, &rules.fields, &asked);
+        let language = rules.language(rule, &asked, &response);
+        let rules = rules.knowing(Known { digest: stored.digest, until, language }, now);
+        let cases = [
+            ("fr;q=0.5, de;q=1.0", "1", true),
+            ("de", "1", true),
+            ("De;q=0.3", "1", true),
+            ("de", "2", false),
+            ("de, fr", "1", false),
+            ("fr, de;q=0.9", "1", false),
+            ("de;q=0", "1", false),
+            ("de-AT", "1", false),
+            ("*", "1", false),
+            ("", "1", false),
+        ];
+        for (language, other, expected) in cases {
+            let headers = request(language, other);
+            assert_eq!(rules.select(rule, &headers, true, now) == stored, expected, "{language}");
+            assert_ne!(rules.select(rule, &headers, false, now), stored, "{language}");
+            assert_ne!(rules.select(rule, &headers, true, until), stored, "{language}, when it is gone");
+        }
+        assert_eq!(rules.select(rule, &request("de, en", "1"), false, until), stored);
     }
 }
