@@ -1299,3 +1299,22 @@ async fn a_layer_around_another_asks_nothing_in_the_name_of_the_client() {
     wait(15).await;
     assert_eq!(ask(&[("if-none-match", "\"a\"")]).await, (304, Bytes::new()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_immutable_is_not_asked_for_again_when_a_page_is_reloaded() {
+    for (cache_control, reloaded, forced, later) in [
+        ("max-age=1000, immutable", "HIT", "BYPASS", "MISS"),
+        ("max-age=1000", "MISS", "BYPASS", "MISS"),
+        ("max-age=10, immutable", "HIT", "BYPASS", "MISS"),
+    ] {
+        let stage = Stage::new(Cache::in_memory().layer().honor_client_directives(), move |_, _| {
+            reply(200, &[("cache-control", cache_control)], "page")
+        });
+        stage.get(&[]).await;
+        wait(5).await;
+        assert_eq!(stage.get(&[("cache-control", "max-age=0")]).await.x_cache(), reloaded, "{cache_control}");
+        assert_eq!(stage.get(&[("cache-control", "no-cache")]).await.x_cache(), forced, "{cache_control}");
+        wait(5).await;
+        assert_eq!(stage.get(&[("cache-control", "max-age=3")]).await.x_cache(), later, "{cache_control}");
+    }
+}

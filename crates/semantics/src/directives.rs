@@ -120,6 +120,11 @@ impl ResponseDirectives {
     }
 }
 
+/// Whether a response says that it does not change while it is fresh (RFC 8246).
+pub fn is_immutable(headers: &HeaderMap) -> bool {
+    members(headers, &header::CACHE_CONTROL).any(|member| member.name() == Some("immutable"))
+}
+
 /// What a request says about being answered from a cache (RFC 9111 section 5.2.1).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestDirectives {

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::{
-    directives::RequestDirectives,
+    directives::{self, RequestDirectives},
     freshness::Arrival,
     key::EntryKey,
     partial::{self, Extent},
@@ -252,10 +252,14 @@ impl Lookup {
             return Fitness::Unfit(Reason::ClientDirective);
         }
         let age = response.age(now);
-        if self.client.max_age.is_some_and(|limit| age > limit) {
-            return Fitness::Unfit(Reason::TooOldForRequest);
-        }
         let left = response.lifetime.saturating_sub(age);
+        if let Some(limit) = self.client.max_age.filter(|limit| age > *limit) {
+            // What a browser asks that reloads a page; what is immutable need not be asked for again (RFC 8246 section 2).
+            let is_settled = limit.is_zero() && !left.is_zero() && directives::is_immutable(&response.headers);
+            if !is_settled {
+                return Fitness::Unfit(Reason::TooOldForRequest);
+            }
+        }
         let stale = response.staleness(now);
         match self.client {
             _ if left.is_zero() && stale < response.stale.while_revalidate => Fitness::StaleWhileRevalidated,

@@ -135,6 +135,8 @@ mod tests {
                 let value = cache_status("a-cache", outcome, Some("route:GET:h:/p?q=1")).expect("a member");
                 let list = sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a list");
                 let [sfv::ListEntry::Item(member)] = &list[..] else { panic!("one member: {value:?}") };
+                let canonical = sfv::FieldType::serialize(&list).expect("what was read");
+                assert_eq!(value.to_str().expect("ASCII").replace("; ", ";"), canonical, "in the one canonical form");
                 assert_ne!(member.params.contains_key("hit"), member.params.contains_key("fwd"), "{value:?}");
                 assert!(member.params.contains_key("detail") && member.params.contains_key("key"));
             }
