@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use larder::{
     semantics::{Content, Entry, EntryId, Filling, Namespace, VariantId, Variants},
-    store::{Claim, Copied, Filled, Found, Seen, Store, TICKET_LIFE, Unreadable},
+    store::{Claim, Copied, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Unreadable},
     testing::behaves,
 };
 use larder_redis::{ACL_COMMANDS, ConnectError, RedisConfig, RedisStore};
@@ -57,7 +57,7 @@ async fn it_behaves_for_a_user_who_may_do_nothing_else() {
     // The suite uses the default namespace, and a second one.
     let name = Namespace::default().name().to_owned();
     let acl = format!(
-        "user default off\nuser larder on >secret resetkeys ~{name}:* ~{{{name}}}* ~elsewhere:* resetchannels \
+        "user default off\nuser larder on >secret resetkeys ~{name}:* ~{{{name}}}* ~elsewhere:* ~{{elsewhere}}* resetchannels \
          &{{{name}}}* {ACL_COMMANDS}"
     );
     let server = RedisServer::builder().acl(&acl).start();
@@ -164,12 +164,14 @@ async fn every_key_dies_by_itself() {
     let ticket = claim(&store, &base).await;
     assert_eq!(store.fill(ticket, longest).await, Ok(Filled::Stored));
     let _held = claim(&store, &key("held")).await;
+    store.purge(&shop(), &Purge::tag("users")).await.expect("a purge");
     let keys = server.cli(&["KEYS", "*"]);
-    assert_eq!(keys.lines().count(), 10, "{keys}");
-    for key in keys.lines() {
+    assert_eq!(keys.lines().count(), 12, "{keys}");
+    assert!(keys.lines().any(|key| key == "{shop}:tag:users"), "{keys}");
+    for key in keys.lines().filter(|key| *key != "{shop}:clock") {
         let life: i64 = server.cli(&["PTTL", key]).parse().expect("a number");
         assert!(life > 0, "{key} lives for {life}");
-        assert!(key.starts_with("shop:v2:{"), "{key}");
+        assert!(key.starts_with("shop:v2:{") || key == "{shop}:tag:users", "{key}");
     }
 }
 

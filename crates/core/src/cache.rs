@@ -93,8 +93,11 @@ impl Cache {
     }
 
     fn detach(&self, purge: &Purge) {
-        let Purge::Key(key) = purge;
-        self.shared.flights.detach(&self.shared.namespace.entry(key.clone()));
+        match purge {
+            Purge::Key(key) => self.shared.flights.detach(&self.shared.namespace.entry(key.clone())),
+            // Which tags an answer will have is not known before it is there.
+            Purge::Tags(_) => self.shared.flights.detach_all(),
+        }
     }
 
     pub(crate) fn new(shared: Shared) -> Self {

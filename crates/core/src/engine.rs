@@ -189,6 +189,13 @@ pub(crate) struct Grant {
     pub(crate) unstored: Option<Refusal>,
 }
 
+impl Grant {
+    /// What the invalidation clock showed before the origin was asked.
+    pub(crate) fn born(&self) -> u64 {
+        self.lease.as_ref().and_then(Lease::ticket).map_or(0, |ticket| ticket.born)
+    }
+}
+
 impl Visit<'_> {
     /// Step 1: what may be looked up, and under which key.
     fn intake(&self, head: &mut Parts) -> Result<(Lookup, EntryKey), Reason> {
@@ -240,6 +247,7 @@ impl Visit<'_> {
             let (selected, copy, unreadable) = match found {
                 Found::Entry(entry, copy) => (lookup.select(Some(entry), &head.headers, now), copy.into(), false),
                 Found::Absent => (lookup.select(None, &head.headers, now), Reason::Never, false),
+                Found::Invalidated(id) => (lookup.invalidated(id, &head.headers), Reason::Never, false),
                 Found::Unreadable(why @ Unreadable::Version(_)) => {
                     return Course::alone(lookup.without_store(why.into(), &head.headers), key);
                 }

@@ -58,7 +58,7 @@ impl Fill {
         }
         let Self { cache, admission, grant, copy, asked_at } = self;
         let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
-        let filling = admission.complete(copy.freeze(), asked_at.elapsed(), id, rule);
+        let filling = admission.complete(copy.freeze(), asked_at.elapsed(), grant.born(), id, rule);
         store(cache, filling, *grant);
     }
 
@@ -70,7 +70,7 @@ impl Fill {
 /// Offers a stored response that the origin has confirmed to the store anew.
 pub(crate) fn freshen(cache: Cache, admission: Admission, grant: Grant) {
     let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
-    store(cache, admission.freshened(id, rule), grant);
+    store(cache, admission.freshened(grant.born(), id, rule), grant);
 }
 
 /// Gives a response to those who wait for it, and offers it to the store.

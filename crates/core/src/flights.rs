@@ -81,6 +81,11 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
         self.shard(resource).remove(resource);
     }
 
+    /// Takes every flight off the map.
+    pub(crate) fn detach_all(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).clear());
+    }
+
     fn shard(&self, resource: &R) -> MutexGuard<'_, Shard<R, P, T>> {
         let at = usize::try_from(self.hasher.hash_one(resource)).unwrap_or_default() % self.shards.len();
         // Nothing in a shard is ever half done, so a panic elsewhere does not make it wrong.

@@ -19,7 +19,8 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn hold(store: Arc<dyn AnyStore>, ticket: Ticket) -> Self {
-        let heartbeat = tokio::spawn(renew(store.clone(), Ticket { key: ticket.key.clone(), nonce: ticket.nonce }));
+        let renewed = Ticket { key: ticket.key.clone(), ..ticket };
+        let heartbeat = tokio::spawn(renew(store.clone(), renewed));
         Self { store, ticket: Some(ticket), heartbeat: heartbeat.abort_handle() }
     }
 

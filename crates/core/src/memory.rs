@@ -2,14 +2,17 @@
 
 use crate::store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket};
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, Variants, exchange::Filling,
+    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, Variants, exchange::Filling, tags::Record,
 };
 use quick_cache::{Weighter, sync::Cache};
 use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio::time::Instant;
@@ -25,6 +28,7 @@ pub struct MemoryStore {
 struct Inner {
     entries: Cache<EntryKey, Held, Bytes>,
     stripes: Vec<Mutex<Stripe>>,
+    records: Records,
     hasher: RandomState,
     /// What the calendar said at `started`.
     calendar: Timestamp,
@@ -41,6 +45,13 @@ impl Inner {
 struct Held {
     entry: Arc<Entry>,
     until: Instant,
+}
+
+/// What was looked for, in this process.
+pub(crate) enum Looked {
+    There(Arc<Entry>),
+    Invalidated(EntryId),
+    Absent,
 }
 
 /// The tickets of some resources, and what makes claims, fills and purges of each of them atomic.
@@ -79,6 +90,60 @@ fn size(entry: &Entry) -> usize {
     }
 }
 
+/// When tags were invalidated, by the clock of this store, or of the one that it is near to.
+#[derive(Default)]
+struct Records {
+    clock: AtomicU64,
+    /// By namespace, and by tag.
+    tags: RwLock<ByTag>,
+    /// What every tag counts as that is not among them: those that were are forgotten when they are too many.
+    others: AtomicU64,
+}
+
+type ByTag = HashMap<String, HashMap<String, Record>>;
+
+/// How many tags' invalidations are remembered one by one.
+const MOST_RECORDS: usize = 1 << 16;
+
+impl Records {
+    fn clock(&self) -> u64 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    /// Invalidates tags as by the next time of the clock, which is returned.
+    fn invalidate(&self, namespace: &Namespace, tags: &[String]) -> u64 {
+        let known = self.tags.write().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock().saturating_add(1);
+        self.note(known, namespace, tags, now);
+        now
+    }
+
+    fn note(&self, mut known: RwLockWriteGuard<'_, ByTag>, namespace: &Namespace, tags: &[String], at: u64) {
+        let now = at.max(self.clock());
+        if known.values().map(HashMap::len).sum::<usize>() + tags.len() > MOST_RECORDS {
+            known.clear();
+            self.others.store(now, Ordering::Release);
+        }
+        let known = known.entry(namespace.name().to_owned()).or_default();
+        known.extend(tags.iter().map(|tag| (tag.trim().to_owned(), Record(at))));
+        // Last, so that who sees it sees the rest.
+        self.clock.store(now, Ordering::Release);
+    }
+
+    /// Whether none of a response's tags was invalidated since it was born.
+    fn spare(&self, namespace: &Namespace, response: &StoredResponse) -> bool {
+        let StoredResponse { tags, born, .. } = response;
+        if tags.is_empty() || *born >= self.clock() {
+            return true;
+        }
+        let known = self.tags.read().unwrap_or_else(PoisonError::into_inner);
+        let others = Record(self.others.load(Ordering::Acquire));
+        let known = known.get(namespace.name());
+        let record = |tag: &String| known.and_then(|known| known.get(tag)).copied().unwrap_or(others);
+        tags.iter().all(|tag| record(tag).spares(*born))
+    }
+}
+
 impl MemoryStore {
     /// How many bytes a store keeps when nothing else is said: 64 MiB.
     pub const DEFAULT_CAPACITY: u64 = 64 << 20;
@@ -91,6 +156,7 @@ impl MemoryStore {
         Self {
             inner: Arc::new(Inner {
                 entries: Cache::with_weighter(expected, bytes.max(1), Bytes),
+                records: Records::default(),
                 stripes: std::iter::repeat_with(Mutex::default).take(64).collect(),
                 hasher: RandomState::new(),
                 calendar: SystemTime::now().into(),
@@ -104,18 +170,23 @@ impl MemoryStore {
         self.inner.entries.weight()
     }
 
-    /// The entry at `key`, if it is there and its time has not run out.
-    pub(crate) fn look(&self, key: &EntryKey) -> Option<Arc<Entry>> {
+    /// The entry at `key`, if it is there, its time has not run out, and it has not been invalidated.
+    pub(crate) fn look(&self, key: &EntryKey) -> Looked {
         self.look_at(key, Instant::now())
     }
 
-    fn look_at(&self, key: &EntryKey, now: Instant) -> Option<Arc<Entry>> {
-        let held = self.inner.entries.get(key)?;
-        if held.until > now {
-            return Some(held.entry);
+    fn look_at(&self, key: &EntryKey, now: Instant) -> Looked {
+        let Some(held) = self.inner.entries.get(key) else { return Looked::Absent };
+        if held.until <= now {
+            self.inner.entries.remove_if(key, |held| held.until <= now);
+            return Looked::Absent;
         }
-        self.inner.entries.remove_if(key, |held| held.until <= now);
-        None
+        match &held.entry.content {
+            Content::Response(response) if !self.inner.records.spare(&key.namespace, response) => {
+                Looked::Invalidated(held.entry.id)
+            }
+            _ => Looked::There(held.entry),
+        }
     }
 
     /// How often something of `key`'s neighbourhood was purged; to be remembered before a copy is fetched.
@@ -139,6 +210,12 @@ impl MemoryStore {
         self.inner.entries.remove(base).is_some()
     }
 
+    /// Takes note that the store behind this one has invalidated tags when its clock showed `at`.
+    pub(crate) fn invalidated(&self, namespace: &Namespace, tags: &[String], at: u64) {
+        let records = &self.inner.records;
+        records.note(records.tags.write().unwrap_or_else(PoisonError::into_inner), namespace, tags, at);
+    }
+
     fn keep(&self, key: EntryKey, entry: Arc<Entry>, life: Duration) {
         let now = Instant::now();
         let until = now.checked_add(life).unwrap_or_else(|| now + larder_semantics::policy::LONGEST_LIFETIME);
@@ -156,13 +233,13 @@ impl MemoryStore {
         let base = key.base();
         let mut stripe = self.stripe(&base);
         if seen != Seen::Unreadable
-            && let Some(entry) = self.look(key)
+            && let Looked::There(entry) = self.look(key)
             && seen != Seen::Entry(entry.id)
         {
             return Claim::Found(entry);
         }
         if let Some(variant) = key.variant
-            && self.look(&base).is_none_or(|rule| rule.id != variant.rule)
+            && !matches!(self.look(&base), Looked::There(rule) if rule.id == variant.rule)
         {
             return Claim::Moved;
         }
@@ -174,7 +251,7 @@ impl MemoryStore {
         }
         let nonce = EntryId(fastrand::u128(..).to_be_bytes());
         placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE });
-        Claim::Granted(Ticket { key: key.clone(), nonce })
+        Claim::Granted(Ticket { key: key.clone(), nonce, born: self.inner.records.clock() })
     }
 
     fn spend(&self, ticket: &Ticket, filling: Filling) -> Filled {
@@ -210,11 +287,16 @@ impl Store for MemoryStore {
 
     fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
         let now = Instant::now();
-        Some((self.look_at(key, now)?, self.inner.timestamp(now)))
+        let Looked::There(entry) = self.look_at(key, now) else { return None };
+        Some((entry, self.inner.timestamp(now)))
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
-        Ok(self.look(key).map_or(Found::Absent, |entry| Found::Entry(entry, Copied::Near)))
+        Ok(match self.look(key) {
+            Looked::There(entry) => Found::Entry(entry, Copied::Near),
+            Looked::Invalidated(id) => Found::Invalidated(id),
+            Looked::Absent => Found::Absent,
+        })
     }
 
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
@@ -240,8 +322,15 @@ impl Store for MemoryStore {
     }
 
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
-        let Purge::Key(key) = purge;
-        Ok(Purged { resources: u64::from(self.forget(&namespace.entry(key.clone()))) })
+        Ok(match purge {
+            Purge::Key(key) => {
+                Purged { resources: u64::from(self.forget(&namespace.entry(key.clone()))), ..Purged::default() }
+            }
+            Purge::Tags(tags) => {
+                let clock = self.inner.records.invalidate(namespace, tags);
+                Purged { tags: tags.len() as u64, clock, ..Purged::default() }
+            }
+        })
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {

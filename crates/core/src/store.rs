@@ -40,6 +40,8 @@ pub trait Store: Send + Sync + 'static {
     fn release(&self, ticket: Ticket) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Removes what `purge` names in `namespace`, with all its variants, and voids every fill of it that is in flight.
+    ///
+    /// What has a tag need not be removed: it is no longer found. Tags are invalid for all versions of a namespace.
     fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
 
     /// Removes the resource that `ticket` belongs to, with all its variants, and voids every other ticket of it; `false`,
@@ -72,6 +74,8 @@ pub enum Found {
     Entry(Arc<Entry>, Copied),
     /// Nothing.
     Absent,
+    /// An entry with a tag that was invalidated since the origin was asked for it.
+    Invalidated(EntryId),
     /// Bytes that are no entry of this key.
     Unreadable(Unreadable),
 }
@@ -150,6 +154,8 @@ pub struct Ticket {
     pub key: EntryKey,
     /// Tells this ticket from every other.
     pub nonce: EntryId,
+    /// What the store's invalidation clock showed when the ticket was placed, or before.
+    pub born: u64,
 }
 
 /// What came of a fill.
@@ -163,9 +169,12 @@ pub enum Filled {
 
 /// What to invalidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Purge {
     /// One resource, with all its variants.
     Key(Key),
+    /// Whatever has one of these tags.
+    Tags(Vec<String>),
 }
 
 impl Purge {
@@ -173,13 +182,27 @@ impl Purge {
     pub fn key(key: impl Into<Key>) -> Self {
         Self::Key(key.into())
     }
+
+    /// Whatever has this tag: `Purge::tag("users")`. That costs the same however much it is.
+    pub fn tag(tag: impl Into<String>) -> Self {
+        Self::Tags(vec![tag.into()])
+    }
+
+    /// Whatever has one of these tags.
+    pub fn tags<T: Into<String>>(tags: impl IntoIterator<Item = T>) -> Self {
+        Self::Tags(tags.into_iter().map(Into::into).collect())
+    }
 }
 
 /// What a purge reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Purged {
-    /// Resources that had an entry.
+    /// Resources that had an entry, of a purge by key.
     pub resources: u64,
+    /// Tags that were invalidated.
+    pub tags: u64,
+    /// What the store's invalidation clock then showed, of a purge by tags.
+    pub clock: u64,
 }
 
 /// Why a store could not do what was asked.

@@ -30,6 +30,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     only_one_holds_the_ticket(store).await;
     a_purge_voids_the_fill_in_flight(store).await;
     who_holds_the_ticket_may_purge_and_then_fill(store).await;
+    a_tag_reaches_what_was_fetched_before_it_was_invalidated(store).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
@@ -65,7 +66,8 @@ fn response(store: &impl Store, body: impl Into<Bytes>) -> Arc<Entry> {
         basis: Basis::Response,
         origin_cost: Duration::from_micros(1),
         tags: vec!["tag".to_owned()],
-        born: 1,
+        // No tag is invalidated after that.
+        born: 1 << 60,
         generation: 2,
     };
     Arc::new(Entry { id: id(), content: Content::Response(response) })
@@ -154,6 +156,54 @@ async fn who_holds_the_ticket_may_purge_and_then_fill(store: &impl Store) {
     fill(store, &key, &entry).await;
     assert_eq!(store.supersede(&ticket).await, Ok(false), "another purge has voided it");
     assert_eq!(found(store, &key).await, Some(entry));
+}
+
+/// A response with tags, born when its ticket was.
+fn tagged(store: &impl Store, ticket: &Ticket, tags: &[&str], body: &'static str) -> Arc<Entry> {
+    let mut entry = (*response(store, body)).clone();
+    if let Content::Response(response) = &mut entry.content {
+        (response.tags, response.born) = (tags.iter().map(|tag| (*tag).to_owned()).collect(), ticket.born);
+    }
+    Arc::new(entry)
+}
+
+async fn a_tag_reaches_what_was_fetched_before_it_was_invalidated(store: &impl Store) {
+    let (one, two, untagged) = (key(), key(), key());
+    // No other test's.
+    let (a, b) = (format!("a {}\u{e9}:*", id()), id().to_string());
+    let fill_tagged = async |key: &EntryKey, tags: &[&str]| {
+        let ticket = claim(store, key, Seen::Unreadable).await;
+        let entry = tagged(store, &ticket, tags, "x");
+        assert_eq!(store.fill(ticket, filling(key, &entry)).await, Ok(Filled::Stored));
+        entry
+    };
+    let first = fill_tagged(&one, &[&a, &b]).await;
+    let second = fill_tagged(&two, &[&b]).await;
+    fill(store, &untagged, &response(store, "x")).await;
+    assert_eq!(found(store, &one).await, Some(first.clone()));
+    let on_its_way = claim(store, &key(), Seen::Absent).await;
+    let purged = store.purge(&one.namespace, &Purge::tag(a.as_str())).await.expect("a purge");
+    assert_eq!((purged.tags, purged.resources), (1, 0));
+    assert!(matches!(store.get(&one).await, Ok(Found::Invalidated(id)) if id == first.id));
+    assert_eq!(found(store, &two).await, Some(second.clone()), "another tag");
+    assert!(found(store, &untagged).await.is_some());
+    let late = on_its_way.key.clone();
+    let entry = tagged(store, &on_its_way, &[&a], "late");
+    let filled = store.fill(on_its_way, filling(&late, &entry)).await;
+    let is_found = matches!(store.get(&late).await, Ok(Found::Entry(..)));
+    assert!(!is_found, "it was asked for before the purge: {filled:?}");
+    let ticket = claim(store, &one, Seen::Entry(first.id)).await;
+    let entry = tagged(store, &ticket, &[&a, &b], "new");
+    assert_eq!(store.fill(ticket, filling(&one, &entry)).await, Ok(Filled::Stored));
+    assert_eq!(found(store, &one).await, Some(entry));
+    store.purge(&one.namespace, &Purge::tags([a.as_str(), b.as_str()])).await.expect("a purge");
+    for key in [&one, &two] {
+        assert!(matches!(store.get(key).await, Ok(Found::Invalidated(_))), "{key:?}");
+    }
+    let elsewhere = Namespace::new("elsewhere", 1).expect("a name");
+    let new = fill_tagged(&one, &[&b]).await;
+    store.purge(&elsewhere, &Purge::tag(b.as_str())).await.expect("a purge");
+    assert_eq!(found(store, &one).await, Some(new), "another namespace");
 }
 
 async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {

@@ -2,6 +2,7 @@
 
 use crate::{
     MemoryStore,
+    memory::Looked,
     store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket},
 };
 use bytes::Bytes;
@@ -79,11 +80,12 @@ impl<S: Store> Store for Tiered<S> {
     }
 
     fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
-        Some((self.near.look(key)?, self.far.now()))
+        let Looked::There(entry) = self.near.look(key) else { return None };
+        Some((entry, self.far.now()))
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
-        if let Some(entry) = self.near.look(key) {
+        if let Looked::There(entry) = self.near.look(key) {
             return Ok(Found::Entry(entry, Copied::Near));
         }
         let epoch = self.near.epoch(key);
@@ -126,9 +128,15 @@ impl<S: Store> Store for Tiered<S> {
 
     /// Near, far, and near again: what was read from the far store just before it was purged must not stay near.
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
-        self.near.purge(namespace, purge).await?;
+        let Purge::Tags(tags) = purge else {
+            self.near.purge(namespace, purge).await?;
+            let purged = self.far.purge(namespace, purge).await;
+            self.near.purge(namespace, purge).await?;
+            return purged;
+        };
         let purged = self.far.purge(namespace, purge).await;
-        self.near.purge(namespace, purge).await?;
+        // Where the far store cannot say when it was, nothing with these tags answers from here until it can.
+        self.near.invalidated(namespace, tags, purged.as_ref().map_or(u64::MAX, |purged| purged.clock));
         purged
     }
 

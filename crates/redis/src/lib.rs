@@ -68,6 +68,7 @@ mod lane;
 mod measures;
 mod reads;
 mod store;
+mod tags;
 
 pub use config::{ConfigError, ConnectError, RedisConfig};
 pub use store::RedisStore;

@@ -2,7 +2,7 @@
 --
 -- ARGV[1] is given back, so that the reply is known to be this one's; ARGV[2] is the operation. All keys are in one
 -- slot. A ticket stands in the hash of its resource, in the field of its variant, as `<nonce>:<when it ends>`, in
--- Redis' own milliseconds. Nothing here trusts that a key holds what larder put there: a key of another type reads as
+-- Redis' own milliseconds. What belongs to tags lies in the slot of the namespace. Nothing here trusts that a key holds what larder put there: a key of another type reads as
 -- absent.
 
 local function now()
@@ -95,6 +95,45 @@ function operations.purge(tickets, base)
   redis.call('UNLINK', tickets)
   if had == 1 then return 'had' end
   return 'none'
+end
+
+-- The clock of a namespace advances with every invalidation and with nothing else. It is never behind Redis' own time when
+-- it does, so that one which was lost begins beyond whatever it had shown.
+local function advance(clock)
+  local time = redis.call('TIME')
+  local at = time[1] * 1000000 + time[2]
+  local last = tonumber(redis.pcall('GET', clock) or '') or 0
+  if at <= last then at = last + 1 end
+  redis.call('SET', clock, string.format('%.0f', at))
+  return string.format('%.0f', at)
+end
+
+local function shown(clock)
+  local at = redis.pcall('GET', clock)
+  if type(at) == 'string' and tonumber(at) then return at end
+  return advance(clock)
+end
+
+-- Keys: the clock, and the records of tags. Arguments: the life of a record. A tag without one may have been invalidated at
+-- any time until now.
+function operations.recall()
+  local answer = {shown(KEYS[1])}
+  for i = 2, #KEYS do
+    local at = redis.pcall('GET', KEYS[i])
+    if type(at) ~= 'string' or not tonumber(at) then
+      at = answer[1]
+      redis.call('SET', KEYS[i], at, 'PX', ARGV[3])
+    end
+    answer[i] = at
+  end
+  return answer
+end
+
+-- Keys: the clock, and the records of tags. Arguments: the life of a record.
+function operations.invalidate()
+  local at = advance(KEYS[1])
+  for i = 2, #KEYS do redis.call('SET', KEYS[i], at, 'PX', ARGV[3]) end
+  return {at}
 end
 
 return {ARGV[1], operations[ARGV[2]](KEYS[1], KEYS[2], KEYS[3])}

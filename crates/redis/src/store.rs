@@ -10,6 +10,7 @@ use crate::{
     lane::Lane,
     measures::{Measures, Operation},
     reads::Reads,
+    tags::Tags,
 };
 use bytes::{Bytes, BytesMut};
 use larder::{
@@ -71,6 +72,7 @@ struct Core {
     /// For the chunks of large entries, behind which nothing small is to wait.
     bulk: Arc<Lane>,
     clock: Arc<Clock>,
+    tags: Tags,
     measures: Arc<Measures>,
     in_flight: Arc<Semaphore>,
     fill_bytes: Arc<Semaphore>,
@@ -130,6 +132,7 @@ impl RedisStore {
         ];
         let core = Core {
             reads: Reads::new(Arc::clone(&data), Handle::current()),
+            tags: Tags::new(Arc::clone(&data)),
             data,
             bulk,
             clock,
@@ -193,7 +196,7 @@ impl Store for RedisStore {
         let _permit: SemaphorePermit<'_> = permit.inspect_err(|error| core.measures.refused(Operation::Get, error))?;
         let started = Instant::now();
         let name = key.name();
-        let found = core.get(&name).await.map_err(StoreError::from);
+        let found = core.get_valid(key, &name).await.map_err(StoreError::from);
         core.measures.record(Operation::Get, started, &found);
         if self.shared.known_key.get().is_none() {
             let _ = self.shared.known_key.set(name);
@@ -210,7 +213,7 @@ impl Store for RedisStore {
                 Ok(claim) => offer.claim = Some(claim),
                 Err(error) => {
                     // The script may have been sent, and be run late: then its ticket is given back right after.
-                    offer.claim = Some(Claim::Granted(Ticket { key, nonce }));
+                    offer.claim = Some(Claim::Granted(Ticket { key, nonce, born: 0 }));
                     return Err(error);
                 }
             }
@@ -261,6 +264,15 @@ impl Store for RedisStore {
                 let place = Place::of(&namespace.entry(key.clone()));
                 self.detached(Operation::Purge, async move { core.purge(&place).await }).await
             }
+            Purge::Tags(tags) => {
+                let (namespace, tags) = (namespace.clone(), tags.clone());
+                let invalidate = async move {
+                    let clock = core.tags.invalidate(&namespace, &tags).await?;
+                    Ok(Purged { tags: tags.len() as u64, clock, ..Purged::default() })
+                };
+                self.detached(Operation::Purge, invalidate).await
+            }
+            _ => Err(StoreError::Refused("this store does not know such a purge".to_owned())),
         }
     }
 
@@ -340,6 +352,18 @@ impl Drop for Offer {
 }
 
 impl Core {
+    /// Reads an entry, and whether its tags still let it answer.
+    async fn get_valid(&self, key: &EntryKey, name: &str) -> Result<Found, Fault> {
+        let found = self.get(name).await?;
+        if let Found::Entry(entry, _) = &found
+            && let Content::Response(response) = &entry.content
+            && !self.tags.spare(&key.namespace, &response.tags, response.born).await?
+        {
+            return Ok(Found::Invalidated(entry.id));
+        }
+        Ok(found)
+    }
+
     async fn get(&self, name: &str) -> Result<Found, Fault> {
         let key = Bytes::copy_from_slice(name.as_bytes());
         let bytes = match self.reads.get(key).await {
@@ -414,6 +438,8 @@ impl Core {
     }
 
     async fn claim(&self, key: &EntryKey, nonce: EntryId, seen: Seen) -> Result<Claim, StoreError> {
+        // Before the ticket is placed, and so before the origin is asked.
+        let born = self.tags.clock(&key.namespace).await?;
         let place = Place::of(key);
         let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
         let mut seen = match seen {
@@ -426,7 +452,7 @@ impl Core {
             let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
             let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
             match (word(answer.next())?.as_ref(), answer.next()) {
-                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce })),
+                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born })),
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
                 (b"found", Some(Reply::Bytes(bytes))) => {
@@ -502,8 +528,8 @@ impl Core {
     async fn purge(&self, place: &Place) -> Result<Purged, StoreError> {
         let answer = self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[]).await?;
         match word(answer.into_iter().next())?.as_ref() {
-            b"had" => Ok(Purged { resources: 1 }),
-            b"none" => Ok(Purged { resources: 0 }),
+            b"had" => Ok(Purged { resources: 1, ..Purged::default() }),
+            b"none" => Ok(Purged::default()),
             _ => Err(unexpected()),
         }
     }

@@ -14,13 +14,14 @@ use crate::{
     freshness::Arrival,
     key::EntryKey,
     partial::{self, Extent},
-    policy::{self, Caching, Policy},
+    policy::{Caching, Policy},
     range,
     reason::{Reason, Refusal, Storing},
     sealing,
     signature::Signature,
     stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
     storing::{ContentLength, Credentials, Storability},
+    tags,
     time::Timestamp,
     validation::{self, Form, Validators},
     vary::{Known, VariantId, Variants},
@@ -274,6 +275,11 @@ impl Lookup {
             }
             _ => Fitness::Fresh,
         }
+    }
+
+    /// Goes to the origin, as what was found is no longer valid.
+    pub fn invalidated(self, found: EntryId, headers: &HeaderMap) -> Selected {
+        self.forward(Reason::InvalidatedTag, None, headers).having_seen(Some(found))
     }
 
     /// To the origin, with the stored response that it may confirm, or that answers if it fails.
@@ -701,7 +707,7 @@ impl Forward {
             };
         let fields = union(fields, policy.key_headers.clone());
         let all_tags = policy.tags.iter().chain(&caching.tags).map(String::as_str);
-        let tags = policy::tags(all_tags).ok_or(Refusal::TooManyTags)?;
+        let tags = tags::of_entry(all_tags).ok_or(Refusal::TooManyTags)?;
         let mut headers = headers;
         stored::clean(&mut headers);
         for field in unstored {
@@ -811,8 +817,9 @@ impl Admission {
 
     /// Takes the whole body, and says what to store.
     ///
-    /// `origin_cost` is the time to the last byte; `id` and `rule_id` are fresh ids, the second for a rule that is new.
-    pub fn complete(self, body: Bytes, origin_cost: Duration, id: EntryId, rule_id: EntryId) -> Filling {
+    /// `origin_cost` is the time to the last byte; `born` is what the invalidation clock showed before the origin was asked;
+    /// `id` and `rule_id` are fresh ids, the second for a rule that is new.
+    pub fn complete(self, body: Bytes, origin_cost: Duration, born: u64, id: EntryId, rule_id: EntryId) -> Filling {
         let mut response = StoredResponse { body, origin_cost, ..self.response };
         if let Some(Entry { content: Content::Response(part), .. }) = self.joins.as_deref()
             && let Some(combined) = partial::combined(part, &response, self.limit)
@@ -823,12 +830,12 @@ impl Admission {
             let _ =
                 response.headers.try_insert(header::ETAG, validation::entity_tag(&response.headers, &response.body));
         }
-        Self { response, ..self }.freshened(id, rule_id)
+        Self { response, ..self }.freshened(born, id, rule_id)
     }
 
     /// Says what to store of a response that was stored before, and has been confirmed.
-    pub fn freshened(self, id: EntryId, rule_id: EntryId) -> Filling {
-        let response = self.response;
+    pub fn freshened(self, born: u64, id: EntryId, rule_id: EntryId) -> Filling {
+        let response = StoredResponse { born, ..self.response };
         let stored_for = response.stored_for();
         let known = self.rule.as_deref().and_then(|entry| match &entry.content {
             Content::Variants(rule) => Some((entry.id, rule.clone())),

@@ -20,6 +20,7 @@
 //! | [`reason`] | the closed list of outcomes and their reasons |
 //! | [`status`] | `Cache-Status`, RFC 9211 |
 //! | [`signature`] | what a response tells of the cache |
+//! | [`tags`] | the tags by which many responses are invalidated at once |
 //! | [`policy`] | the operator's choices |
 
 pub mod directives;
@@ -36,6 +37,7 @@ pub mod signature;
 pub mod status;
 pub mod stored;
 pub mod storing;
+pub mod tags;
 mod time;
 mod validation;
 pub mod vary;

@@ -207,39 +207,3 @@ impl Default for Caching {
         Self { lifetime: None, tags: Vec::new(), store: true, unreachable: false }
     }
 }
-
-/// The most tags an entry can have.
-pub const MOST_TAGS: usize = 64;
-
-/// The longest tag in bytes.
-pub const LONGEST_TAG: usize = 256;
-
-/// The tags of an entry: each once, without blanks around them and without empty ones; `None` when there are more
-/// than [`MOST_TAGS`] or one is longer than [`LONGEST_TAG`].
-pub fn tags<'a>(all: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
-    let mut kept: Vec<String> = Vec::new();
-    for tag in all.map(str::trim).filter(|tag| !tag.is_empty()) {
-        if kept.iter().any(|known| known == tag) {
-            continue;
-        }
-        if tag.len() > LONGEST_TAG || kept.len() == MOST_TAGS {
-            return None;
-        }
-        kept.push(tag.to_owned());
-    }
-    Some(kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_are_normalised_and_never_dropped_in_silence() {
-        assert_eq!(tags([" a", "", "b", "a ", "\t"].into_iter()), Some(vec!["a".to_owned(), "b".to_owned()]));
-        let many: Vec<String> = (0..=MOST_TAGS).map(|n| n.to_string()).collect();
-        assert_eq!(tags(many.iter().map(String::as_str)), None);
-        assert_eq!(tags(many[1..].iter().map(String::as_str)).map(|tags| tags.len()), Some(MOST_TAGS));
-        assert_eq!(tags(std::iter::once("x".repeat(LONGEST_TAG + 1).as_str())), None);
-    }
-}

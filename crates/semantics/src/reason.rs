@@ -61,6 +61,8 @@ pub enum Reason {
     Partial,
     /// A variant is stored, but none for this request's headers.
     Vary,
+    /// What was stored has a tag that was invalidated since.
+    InvalidatedTag,
     /// The store held bytes that cannot be read as an entry.
     Decode,
     /// The store held an entry of another wire version.
@@ -102,7 +104,7 @@ pub enum Reason {
 }
 
 /// The verdict, the word and the forward reason of RFC 9211 of each [`Reason`], in the order of the variants.
-const REASONS: [(Reason, Verdict, &str, Option<&str>); 30] = [
+const REASONS: [(Reason, Verdict, &str, Option<&str>); 31] = [
     (Reason::Near, Verdict::Hit, "near", None),
     (Reason::Far, Verdict::Hit, "far", None),
     (Reason::SwrRefresh, Verdict::Stale, "swr-refresh", None),
@@ -114,6 +116,7 @@ const REASONS: [(Reason, Verdict, &str, Option<&str>); 30] = [
     (Reason::Never, Verdict::Miss, "never", Some("uri-miss")),
     (Reason::Partial, Verdict::Miss, "partial", Some("partial")),
     (Reason::Vary, Verdict::Miss, "vary", Some("vary-miss")),
+    (Reason::InvalidatedTag, Verdict::Miss, "invalidated-tag", Some("miss")),
     (Reason::Decode, Verdict::Miss, "decode", Some("miss")),
     (Reason::Version, Verdict::Miss, "version", Some("miss")),
     (Reason::ForeignReply, Verdict::Miss, "foreign-reply", Some("miss")),

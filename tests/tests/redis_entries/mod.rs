@@ -74,7 +74,7 @@ pub(crate) async fn put(store: &RedisStore, key: &EntryKey, body: impl Into<Byte
 pub(crate) async fn body(store: &RedisStore, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {
     Ok(match store.get(key).await? {
         Found::Entry(entry, _) => body_of(&entry),
-        Found::Absent | Found::Unreadable(_) => None,
+        Found::Absent | Found::Invalidated(_) | Found::Unreadable(_) => None,
     })
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn receive(
     match forward.receive(asked, response, caching, policy, arrival) {
         Received::Store(admission) => {
             let body = Bytes::from_static(b"body");
-            Ended::Stored(admission.complete(body, Duration::ZERO, EntryId([1; 16]), EntryId([2; 16])))
+            Ended::Stored(admission.complete(body, Duration::ZERO, 0, EntryId([1; 16]), EntryId([2; 16])))
         }
         Received::Pass(Storing::Refused(refusal)) => Ended::Refused(refusal),
         Received::Pass(Storing::Untried) => Ended::Untried,
