@@ -8,7 +8,8 @@ use crate::{
 };
 use http::{Request, request::Parts, response};
 use larder_semantics::{
-    EntryKey, Forward, Key, Reason, Received, Storing,
+    Asked, EntryKey, Forward, Key, Reason, Received, Storing,
+    groups::{self, CACHE_GROUP_INVALIDATION},
     invalidation::{is_answer_to_get, is_done, is_unsafe, related},
 };
 use tokio::time::{Instant, timeout, timeout_at};
@@ -71,10 +72,12 @@ impl Front {
             let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
             keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
             keys.retain(|key| !is_kept || grant.as_ref().is_none_or(|grant| grant.key.key != *key));
+            let groups = groups::tags(&response.headers, &CACHE_GROUP_INVALIDATION, &Asked::authority_of(&target));
+            let groups = (!groups.is_empty()).then_some(Purge::Tags(groups));
             let cache = self.cache.clone();
             let purges = Outlives::new(async move {
-                for key in keys {
-                    if let Err(error) = cache.purge(Purge::Key(key)).await {
+                for purge in keys.into_iter().map(Purge::Key).chain(groups) {
+                    if let Err(error) = cache.purge(purge).await {
                         tracing::warn!(%error, "what a request has changed may still be stored");
                     }
                 }

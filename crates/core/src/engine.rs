@@ -459,6 +459,7 @@ impl Stay {
         let is_judged = grant.is_some() || is_held || reason == Reason::KnownUncacheable;
         let headers = if is_judged { request.headers().clone() } else { HeaderMap::new() };
         let (mut head, body) = request.into_parts();
+        let authority = if is_judged { Asked::authority_of(&head) } else { String::new() };
         let changes = self.front.changes(reason, &head);
         let conditions = is_held.then(|| exchange::conditions(&head.headers));
         if let Some(forward) = &forward {
@@ -493,7 +494,7 @@ impl Stay {
         };
         let received = match (forward, key.clone()) {
             (Some(forward), Some(key)) if is_judged => {
-                forward.receive(Asked { key, headers }, &head, &caching, &self.front.rules.policy, arrival)
+                forward.receive(Asked { key, authority, headers }, &head, &caching, &self.front.rules.policy, arrival)
             }
             _ => Received::Pass(Storing::Untried),
         };

@@ -12,7 +12,8 @@
 use crate::{
     directives::{self, RequestDirectives},
     freshness::Arrival,
-    key::EntryKey,
+    groups::{self, CACHE_GROUPS},
+    key::{self, EntryKey},
     partial::{self, Extent},
     policy::{Caching, Policy},
     range,
@@ -443,8 +444,17 @@ impl Hit {
 pub struct Asked {
     /// Where the answer would be stored.
     pub key: EntryKey,
+    /// Whom it was asked of, as far as the request tells; the groups of the answer are theirs.
+    pub authority: String,
     /// The request's headers, by which the answer may vary.
     pub headers: HeaderMap,
+}
+
+impl Asked {
+    /// The authority that a request is for; empty when that cannot be told.
+    pub fn authority_of(head: &request::Parts) -> String {
+        key::authority(head).unwrap_or_default().to_owned()
+    }
 }
 
 /// The fields with which a request asks for less than a whole response.
@@ -673,7 +683,9 @@ impl Forward {
             let fresh = &mut admission.response;
             (fresh.body, fresh.origin_cost) = (stored.body.clone(), stored.origin_cost);
             if caching.tags.is_empty() {
-                fresh.tags.clone_from(&stored.tags);
+                // What has one tag more than it needs is fetched too often; with one too few, too late.
+                let all = stored.tags.iter().chain(&fresh.tags).map(String::as_str);
+                fresh.tags = tags::of_entry(all).unwrap_or_else(|| stored.tags.clone());
             }
             answering = fresh.clone();
             admission
@@ -692,7 +704,7 @@ impl Forward {
         policy: &Policy,
         arrival: Arrival,
     ) -> Result<Box<Admission>, Refusal> {
-        let Asked { key, headers: request } = asked;
+        let Asked { key, authority, headers: request } = asked;
         if status == StatusCode::PARTIAL_CONTENT && !request.contains_key(header::RANGE) {
             return Err(Refusal::Partial);
         }
@@ -706,7 +718,8 @@ impl Forward {
                 Storability::Refused(refusal) => return Err(refusal),
             };
         let fields = union(fields, policy.key_headers.clone());
-        let all_tags = policy.tags.iter().chain(&caching.tags).map(String::as_str);
+        let groups = groups::tags(&headers, &CACHE_GROUPS, &authority);
+        let all_tags = policy.tags.iter().chain(&caching.tags).chain(&groups).map(String::as_str);
         let tags = tags::of_entry(all_tags).ok_or(Refusal::TooManyTags)?;
         let mut headers = headers;
         stored::clean(&mut headers);

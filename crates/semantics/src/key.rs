@@ -341,8 +341,8 @@ impl EntryKey {
     }
 }
 
-/// The authority a request is for, as it was written; empty when it names none.
-fn authority(head: &request::Parts) -> Result<&str, KeyError> {
+/// The authority a request is for, as it was written; empty when it names none, and none when it names two.
+pub(crate) fn authority(head: &request::Parts) -> Result<&str, KeyError> {
     if let Some(authority) = head.uri.authority() {
         return Ok(authority.as_str());
     }

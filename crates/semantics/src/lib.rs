@@ -20,12 +20,14 @@
 //! | [`reason`] | the closed list of outcomes and their reasons |
 //! | [`status`] | `Cache-Status`, RFC 9211 |
 //! | [`signature`] | what a response tells of the cache |
+//! | [`groups`] | groups of responses, RFC 9875 |
 //! | [`tags`] | the tags by which many responses are invalidated at once |
 //! | [`policy`] | the operator's choices |
 
 pub mod directives;
 pub mod exchange;
 pub mod freshness;
+pub mod groups;
 pub mod invalidation;
 pub mod key;
 mod partial;

@@ -96,7 +96,7 @@ pub(crate) fn receive(
     arrival: Arrival,
 ) -> Ended {
     let key = Namespace::new("test", 1).expect("a namespace").entry(Key::new("resource"));
-    let asked = Asked { key, headers: request.headers.clone() };
+    let asked = Asked { key, authority: Asked::authority_of(request), headers: request.headers.clone() };
     match forward.receive(asked, response, caching, policy, arrival) {
         Received::Store(admission) => {
             let body = Bytes::from_static(b"body");
