@@ -1,13 +1,19 @@
 //! The body of a response that went through the cache.
 
-use crate::{background, fill::Fill};
+use crate::{
+    background,
+    fill::Fill,
+    share::{self, Fetched, Following, Piece, Reading, Shared},
+    stream::{Cut, Reader, Source, Stream},
+};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 pin_project_lite::pin_project! {
@@ -35,7 +41,8 @@ pin_project_lite::pin_project! {
     {
         Stored { body: Option<Bytes> },
         Forwarded { #[pin] body: B },
-        Copied { copying: Copying<B> },
+        Leading { leading: Leading<B> },
+        Following { following: Following },
     }
 }
 
@@ -48,13 +55,19 @@ impl<B: Body<Data = Bytes> + Send + 'static> CacheBody<B> {
         Self { kind: Kind::Forwarded { body } }
     }
 
+    /// The inner body, of which a copy is kept, and which those read too who wait for it.
     pub(crate) fn copied(body: B, fill: Box<Fill>) -> Self {
         if body.is_end_stream() {
-            fill.complete();
+            fill.complete(std::iter::empty());
             return Self::forwarded(body);
         }
-        let reading = Reading { body: Box::pin(body), fill: Some(fill) };
-        Self { kind: Kind::Copied { copying: Copying(Some(reading)) } }
+        let leading = Leading::of(body, fill);
+        Self { kind: Kind::Leading { leading } }
+    }
+
+    /// The body that another request is reading.
+    pub(crate) fn following(following: Following) -> Self {
+        Self { kind: Kind::Following { following } }
     }
 }
 
@@ -65,17 +78,24 @@ impl<B: Body<Data = Bytes> + Send + 'static> Body for CacheBody<B> {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = match self.project().kind.project() {
             KindProjected::Stored { body } => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            KindProjected::Forwarded { body } => body.poll_frame(context),
-            KindProjected::Copied { copying } => copying.poll_frame(context),
+            KindProjected::Forwarded { body } => return body.poll_frame(context).map_err(BodyError::Inner),
+            KindProjected::Leading { leading } => match &mut leading.0 {
+                Some(seat) => seat.poll_next(context),
+                None => return Poll::Ready(None),
+            },
+            KindProjected::Following { following } => {
+                following.poll_next(context).map(|next| next.map(|piece| piece.ok_or(BodyError::Broken)))
+            }
         };
-        polled.map_err(BodyError::Inner)
+        polled.map(|next| next.and_then(|piece| piece.map(Piece::into_frame).transpose()))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Stored { body } => body.is_none(),
             Kind::Forwarded { body } => body.is_end_stream(),
-            Kind::Copied { copying } => copying.0.as_ref().is_none_or(|reading| reading.body.is_end_stream()),
+            Kind::Leading { leading } => leading.0.as_ref().is_none_or(|seat| seat.stream.ahead(&seat.reader).0),
+            Kind::Following { following } => following.is_over(),
         }
     }
 
@@ -83,9 +103,11 @@ impl<B: Body<Data = Bytes> + Send + 'static> Body for CacheBody<B> {
         match &self.kind {
             Kind::Stored { body } => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Forwarded { body } => body.size_hint(),
-            Kind::Copied { copying } => {
-                copying.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |reading| reading.body.size_hint())
+            Kind::Leading { leading } => {
+                let hint = leading.0.as_ref().map(|seat| share::size_hint(&seat.stream, &seat.reader));
+                hint.unwrap_or_else(|| SizeHint::with_exact(0))
             }
+            Kind::Following { following } => following.size_hint(),
         }
     }
 }
@@ -95,59 +117,68 @@ impl<B: Body<Data = Bytes> + Send + 'static> fmt::Debug for CacheBody<B> {
         f.write_str(match &self.kind {
             Kind::Stored { .. } => "CacheBody(stored)",
             Kind::Forwarded { .. } => "CacheBody(forwarded)",
-            Kind::Copied { .. } => "CacheBody(copied)",
+            Kind::Leading { .. } => "CacheBody(leading)",
+            Kind::Following { .. } => "CacheBody(following)",
         })
     }
 }
 
-/// A body of which a copy is made; what a client leaves unread is read in the background for the copy's sake.
-struct Copying<B: Body<Data = Bytes> + Send + 'static>(Option<Reading<B>>);
+/// The body of the request that fetched it; what its client leaves unread is read in the background, if it may yet be
+/// stored.
+struct Leading<B: Body<Data = Bytes> + Send + 'static>(Option<Seat<B>>);
 
-impl<B: Body<Data = Bytes> + Send + 'static> Copying<B> {
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        // Taken out while it runs: a body that panics is gone, and never polled again.
-        let Some(mut reading) = self.0.take() else { return Poll::Ready(None) };
-        let polled = reading.poll_frame(context);
-        if !matches!(polled, Poll::Ready(None)) {
-            self.0 = Some(reading);
-        }
-        polled
+/// The leader's place at a stream, which it leaves however it ends.
+struct Seat<B: Body<Data = Bytes> + Send + 'static> {
+    stream: Arc<Stream<Reading<B>>>,
+    reader: Reader,
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static> Seat<B> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError<B::Error>>>> {
+        self.stream.poll_next(&mut self.reader, context).map(|next| {
+            next.map(|piece| {
+                piece.map_err(|cut| match cut {
+                    Cut::Broken(Some(error)) => BodyError::Inner(error),
+                    Cut::Broken(None) | Cut::Behind => BodyError::Broken,
+                })
+            })
+        })
     }
-}
 
-impl<B: Body<Data = Bytes> + Send + 'static> Drop for Copying<B> {
-    fn drop(&mut self) {
-        if let Some(reading) = self.0.take_if(|reading| reading.fill.is_some()) {
-            background::spawn(reading.drain());
-        }
-    }
-}
-
-struct Reading<B> {
-    body: Pin<Box<B>>,
-    /// `None` once the copy is complete, or given up.
-    fill: Option<Box<Fill>>,
-}
-
-impl<B: Body<Data = Bytes>> Reading<B> {
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = ready!(self.body.as_mut().poll_frame(context));
-        self.fill = self.fill.take().and_then(|fill| fill.take_note(&polled));
-        // Whoever reads by length never asks again after the last byte.
-        if self.body.is_end_stream()
-            && let Some(fill) = self.fill.take()
-        {
-            fill.complete();
-        }
-        Poll::Ready(polled)
+    fn is_wanted(&self) -> bool {
+        self.stream.source(Source::is_kept).unwrap_or(false)
     }
 
     async fn drain(mut self) {
-        while self.fill.is_some() {
-            let polled = poll_fn(|context| self.poll_frame(context)).await;
-            if polled.is_none_or(|frame| frame.is_err()) {
+        while self.is_wanted() {
+            let next = poll_fn(|context| self.poll_next(context)).await;
+            if next.is_none_or(|piece| piece.is_err()) {
                 return;
             }
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static> Drop for Seat<B> {
+    fn drop(&mut self) {
+        self.stream.leave(&mut self.reader);
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static> Leading<B> {
+    fn of(body: B, fill: Box<Fill>) -> Self {
+        let (stream, reader) = Stream::new(Reading::new(body, fill));
+        let stream = Arc::new(stream);
+        let shared: Arc<dyn Shared> = stream.clone();
+        stream.source(|reading| reading.share(Fetched::Coming(Arc::downgrade(&shared))));
+        Self(Some(Seat { stream, reader }))
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + 'static> Drop for Leading<B> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0.take().filter(Seat::is_wanted) {
+            background::spawn(seat.drain());
         }
     }
 }
@@ -158,12 +189,15 @@ impl<B: Body<Data = Bytes>> Reading<B> {
 pub enum BodyError<E> {
     /// The inner service's body failed.
     Inner(E),
+    /// The body that several requests shared failed when another one read it, or this one read it too slowly.
+    Broken,
 }
 
 impl<E: fmt::Display> fmt::Display for BodyError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inner(error) => error.fmt(f),
+            Self::Broken => f.write_str("the response that was being shared broke off"),
         }
     }
 }

@@ -8,10 +8,11 @@ use crate::{
     nested::Around,
     observe::Observer,
     routing::Routing,
+    share::Fetched,
     store::{AnyStore, Purge, Purged, StoreError, Ticket},
 };
 use http::Extensions;
-use larder_semantics::{EntryKey, Filling, Namespace, Refusal, Storing, VariantId};
+use larder_semantics::{EntryKey, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) identifier: String,
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Filling>>,
+    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
     /// Resources whose last response was refused, and until when they count as uncacheable.
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
 }

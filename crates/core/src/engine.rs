@@ -13,6 +13,7 @@ use crate::{
     nested::{Around, Decided},
     observe::RouteMetrics,
     service::CacheFuture,
+    share::{Fetched, Following},
     store::{Claim, Found, Seen, Unreadable},
 };
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 /// How often a request may look up again, because what it was about to fetch has come meanwhile.
@@ -79,6 +80,7 @@ impl Front {
             };
             match course {
                 Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
+                Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key, following, now)),
                 Course::Refresh(hit, key, errand, now) => {
                     let answer = visit.answer(hit, &key, Reason::SwrRefresh, now);
                     background::spawn(stay.refresh(*errand, Request::from_parts(head, body), origin));
@@ -164,6 +166,8 @@ impl Stay {
 enum Course {
     /// From a stored response, found for the reason given.
     Answer(Hit, EntryKey, Reason, Timestamp),
+    /// From a response that another request is fetching, while it comes.
+    Share(Hit, EntryKey, Following, Timestamp),
     /// From a stored response that is stale, and revalidated in the background.
     Refresh(Hit, EntryKey, Box<Errand>, Timestamp),
     /// From nowhere: the client accepts stored responses only.
@@ -183,7 +187,7 @@ struct Errand {
 /// What a request that fetches holds: the lead over those who wait, the right to store, or both.
 pub(crate) struct Grant {
     pub(crate) key: EntryKey,
-    pub(crate) lead: Option<Lead<EntryKey, Option<VariantId>, Filling>>,
+    pub(crate) lead: Option<Lead<EntryKey, Option<VariantId>, Fetched>>,
     pub(crate) lease: Option<Lease>,
     /// Why there is no right to store, if so.
     pub(crate) unstored: Option<Refusal>,
@@ -277,11 +281,14 @@ impl Visit<'_> {
                     return Course::alone(Selected::Forward(forward.because(reason)), key);
                 }
                 Joining::Again => (forward.look_again(), key.base()),
-                Joining::Brought(fetched, reason) => {
+                Joining::Brought(fetched, coming, reason) => {
                     let now = self.front.cache.store().now();
                     match forward.look_again().select_fetched(&fetched, &head.headers, now) {
                         Selected::Hit(hit) | Selected::Stale(hit, _) => {
-                            return Course::Answer(hit, fetched.key, reason, now);
+                            return match coming {
+                                None => Course::Answer(hit, fetched.key, reason, now),
+                                Some(following) => Course::Share(hit, fetched.key, following, now),
+                            };
                         }
                         Selected::Unsatisfied => return Course::Unsatisfied(key),
                         Selected::Forward(forward) => (forward.look_again(), key.base()),
@@ -347,8 +354,21 @@ enum Joining {
     Alone(Option<Reason>),
     /// There is something new to look up.
     Again,
-    /// Another request has fetched it.
-    Brought(Filling, Reason),
+    /// Another request has fetched it, or is fetching it: then there is more to come.
+    Brought(Filling, Option<Following>, Reason),
+}
+
+impl Joining {
+    fn brought(fetched: Fetched, reason: Reason) -> Self {
+        match fetched {
+            Fetched::Whole(filling) => Self::Brought(filling, None, reason),
+            Fetched::Coming(stream) => match Following::attach(&stream) {
+                Some((filling, following)) => Self::Brought(filling, Some(following), Reason::Collapsed),
+                // What there was is gone, and so soon is the flight.
+                None => Self::Alone(None),
+            },
+        }
+    }
 }
 
 impl Visit<'_> {
@@ -364,7 +384,7 @@ impl Visit<'_> {
                 let grant = Some(grant(Some(lead)));
                 Course::refresh(hit, forward, key, grant, now)
             }
-            Joined::Landed(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, Reason::SwrUpdating, now),
+            Joined::Brought(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, Reason::SwrUpdating, now),
         }
     }
 
@@ -381,7 +401,7 @@ impl Visit<'_> {
         if forward.may_collapse() {
             match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
                 Joined::Lead(leads) => lead = Some(leads),
-                Joined::Landed(fetched) => return Joining::Brought(fetched, Reason::Near),
+                Joined::Brought(fetched) => return Joining::brought(fetched, Reason::Near),
                 Joined::Follow(follow) => return follow.into_joining(patience).await,
             }
         }
@@ -398,16 +418,16 @@ impl Visit<'_> {
     }
 }
 
-impl Follow<Filling> {
+impl Follow<Fetched> {
     async fn into_joining(self, patience: &mut Duration) -> Joining {
         let began = Instant::now();
-        let waited = self.wait(*patience).await;
+        let waited = timeout(*patience, self).await;
         *patience = patience.saturating_sub(began.elapsed());
         match waited {
-            Waited::Landed(fetched) => Joining::Brought(fetched, Reason::Collapsed),
-            Waited::Released(Release::Compete) => Joining::Again,
-            Waited::Released(Release::GoAlone) => Joining::Alone(None),
-            Waited::TimedOut => Joining::Alone(Some(Reason::LockTimeout)),
+            Ok(Waited::Brought(fetched)) => Joining::brought(fetched, Reason::Collapsed),
+            Ok(Waited::Released(Release::Compete)) => Joining::Again,
+            Ok(Waited::Released(Release::GoAlone)) => Joining::Alone(None),
+            Err(_) => Joining::Alone(Some(Reason::LockTimeout)),
         }
     }
 }
@@ -566,6 +586,20 @@ impl<'f> Visit<'f> {
         self.respond(hit, Some(key), outcome, now)
     }
 
+    /// The answer from a response that another request is fetching.
+    fn share<B>(self, hit: Hit, key: &EntryKey, following: Following, now: Timestamp) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let outcome = Outcome::Collapsed { ttl: hit.ttl(now) };
+        let Answer { status, headers, is_whole, .. } = hit.answer(self.sign(outcome, Some(key)), now);
+        let body = if is_whole { CacheBody::following(following) } else { CacheBody::stored(Bytes::new()) };
+        let mut response = Response::new(body);
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        self.mark(response.extensions_mut());
+        response
+    }
+
     /// The answer from a stored response, as the origin has failed.
     fn failed<B>(
         self,
@@ -589,7 +623,7 @@ impl<'f> Visit<'f> {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let Answer { status, headers, body } = hit.answer(self.sign(outcome, key), now);
+        let Answer { status, headers, body, .. } = hit.answer(self.sign(outcome, key), now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
         self.mark(response.extensions_mut());

@@ -1,83 +1,93 @@
-//! Copies a body while it streams to the client, and offers the copy to the store when it is whole.
+//! Keeps a body while it streams to its clients, and offers it to the store when it is whole.
 
-use crate::{Cache, background, engine::Grant, flights::Release, store::Filled};
+use crate::{Cache, background, engine::Grant, flights::Release, share::Fetched, store::Filled};
 use bytes::{Bytes, BytesMut};
-use http_body::Frame;
 use larder_semantics::{Admission, EntryId, Filling, Refusal};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The copy of one body, and the right to store it.
+/// The right to store one body, and what it is to be stored as.
 pub(crate) struct Fill {
     cache: Cache,
     admission: Box<Admission>,
     grant: Box<Grant>,
-    copy: BytesMut,
     asked_at: Instant,
+    length: u64,
+    ids: Ids,
 }
 
-/// The most that is reserved for a body before any of it has come, whatever length it announces.
-const MOST_RESERVED: u64 = 64 << 10;
+/// Fresh ids for what is stored, and for the rule it varies by.
+#[derive(Clone, Copy)]
+struct Ids {
+    response: EntryId,
+    rule: EntryId,
+}
+
+impl Ids {
+    fn draw() -> Self {
+        let id = || EntryId(fastrand::u128(..).to_be_bytes());
+        Self { response: id(), rule: id() }
+    }
+}
 
 impl Fill {
-    /// Begins a copy of the answer to a request that was forwarded at `asked_at`.
+    /// Begins to keep the answer to a request that was forwarded at `asked_at`.
     pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Box<Self> {
-        if let Some(lead) = &grant.lead {
-            lead.arriving();
-        }
-        let reserved = admission.announced().unwrap_or_default().min(MOST_RESERVED);
-        let copy = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
-        Box::new(Self { cache, admission, grant, copy, asked_at })
+        Box::new(Self { cache, admission, grant, asked_at, length: 0, ids: Ids::draw() })
     }
 
-    /// Takes note of what the body yields; `None` when the copy is done with, complete or not.
-    pub(crate) fn take_note<E>(mut self: Box<Self>, polled: &Option<Result<Frame<Bytes>, E>>) -> Option<Box<Self>> {
-        let refusal = match polled {
-            None => {
-                self.complete();
-                return None;
-            }
-            Some(Err(_)) => Refusal::Aborted,
-            Some(Ok(frame)) => match frame.data_ref() {
-                None => Refusal::Trailers,
-                Some(data) if (self.copy.len() + data.len()) as u64 > self.admission.limit() => Refusal::TooLarge,
-                Some(data) => {
-                    self.copy.extend_from_slice(data);
-                    return Some(self);
-                }
-            },
-        };
-        self.refuse(refusal);
-        None
+    /// Gives those who wait what comes, while it comes.
+    pub(crate) fn share(&self, fetched: Fetched) {
+        if let Some(lead) = self.grant.lead.as_ref().filter(|_| self.admission.is_told_by_its_head()) {
+            lead.bring(fetched);
+        }
+    }
+
+    /// What will be stored, but for its body; none where that decides on it.
+    pub(crate) fn preview(&self) -> Option<Filling> {
+        let Ids { response, rule } = self.ids;
+        let admission = (*self.admission).clone();
+        self.admission.is_told_by_its_head().then(|| admission.freshened(self.grant.born(), response, rule))
+    }
+
+    /// Takes note of so many bytes; gives up when there are more than are stored.
+    pub(crate) fn take_note(mut self: Box<Self>, length: usize) -> Option<Box<Self>> {
+        self.length = self.length.saturating_add(length as u64);
+        if self.length > self.admission.limit() {
+            self.refuse(Refusal::TooLarge);
+            return None;
+        }
+        Some(self)
     }
 
     /// The body is whole: those who wait get it, and the store is offered it. Nobody waits for the store.
-    pub(crate) fn complete(self) {
-        if self.admission.announced().is_some_and(|announced| announced != self.copy.len() as u64) {
+    pub(crate) fn complete<'p>(self, pieces: impl Iterator<Item = &'p Bytes>) {
+        if self.admission.announced().is_some_and(|announced| announced != self.length) {
             return self.refuse(Refusal::LengthMismatch);
         }
-        let Self { cache, admission, grant, copy, asked_at } = self;
-        let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
-        let filling = admission.complete(copy.freeze(), asked_at.elapsed(), grant.born(), id, rule);
+        let Self { cache, admission, grant, asked_at, length, ids } = self;
+        let mut body = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+        pieces.for_each(|piece| body.extend_from_slice(piece));
+        let filling = admission.complete(body.freeze(), asked_at.elapsed(), grant.born(), ids.response, ids.rule);
         store(cache, filling, *grant);
     }
 
-    fn refuse(self, refusal: Refusal) {
+    pub(crate) fn refuse(self, refusal: Refusal) {
         self.cache.refuse(self.grant, refusal);
     }
 }
 
 /// Offers a stored response that the origin has confirmed to the store anew.
 pub(crate) fn freshen(cache: Cache, admission: Admission, grant: Grant) {
-    let (id, rule) = (EntryId(fastrand::u128(..).to_be_bytes()), EntryId(fastrand::u128(..).to_be_bytes()));
-    store(cache, admission.freshened(grant.born(), id, rule), grant);
+    let ids = Ids::draw();
+    store(cache, admission.freshened(grant.born(), ids.response, ids.rule), grant);
 }
 
 /// Gives a response to those who wait for it, and offers it to the store.
 fn store(cache: Cache, filling: Filling, grant: Grant) {
     let Grant { lead, lease, .. } = grant;
     if let Some(lead) = &lead {
-        lead.land(filling.clone());
+        lead.bring(Fetched::Whole(filling.clone()));
     }
     let Some(ticket) = lease.and_then(|lease| lease.spend()) else {
         return;

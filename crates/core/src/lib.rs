@@ -20,11 +20,15 @@ mod nested;
 mod observe;
 mod routing;
 mod service;
+mod share;
 pub mod store;
+mod stream;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tiered;
 mod ttl;
+mod wakers;
 
 pub use body::{BodyError, CacheBody};
 pub use builder::CacheBuilder;

@@ -287,11 +287,102 @@ async fn a_body_that_panics_is_read_once_and_leaves_its_place_to_the_next() {
         http_body::Body::poll_frame(Pin::new(&mut body), &mut context).is_ready()
     }));
     assert!(read.is_err());
-    assert!(body.frame().await.is_none(), "it is over, and not polled again");
+    let after = body.frame().await;
+    assert!(matches!(after, Some(Err(larder::BodyError::Broken))), "not polled again, nor taken for whole: {after:?}");
     drop(body);
     let began = Instant::now();
     let origin = Origin::new(|sender| Box::pin(async move { sender.send(data("whole")).unwrap() }));
     assert_eq!(get(&layer, &origin).await, words("MISS", "whole"));
     assert!(began.elapsed() < Duration::from_secs(1), "nobody waited for the one that panicked");
     assert_eq!(get(&layer, &origin).await, words("HIT", "whole"));
+}
+
+/// Ten seconds between the first word and the second.
+fn slow() -> Origin {
+    Origin::new(|sender| {
+        Box::pin(async move {
+            sender.send(data("one ")).unwrap();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let _ = sender.send(data("two"));
+        })
+    })
+}
+
+async fn first_word(body: &mut CacheBody<Pieces>) -> String {
+    let frame = body.frame().await.unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_body_gets_what_has_come_of_it_at_once() {
+    let (layer, origin) = (Cache::in_memory().layer(), slow());
+    let leader = tokio::spawn({
+        let (layer, origin) = (layer.clone(), origin.clone());
+        async move { get(&layer, &origin).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = Instant::now();
+    let response = open(&layer, &origin).await;
+    let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
+    assert!(status.contains("; collapsed; "), "{status}");
+    let mut body = response.into_body();
+    assert_eq!(first_word(&mut body).await, "one ");
+    assert!(began.elapsed() <= Duration::from_millis(50), "{:?}", began.elapsed());
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "two");
+    assert_eq!(began.elapsed().as_secs(), 7);
+    assert_eq!(leader.await.unwrap(), words("MISS", "one two"));
+    assert_eq!((get(&layer, &origin).await, origin.calls()), (words("HIT", "one two"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_holds_up_nobody() {
+    let (layer, origin) = (Cache::in_memory().layer(), slow());
+    let idle = open(&layer, &origin).await;
+    let also_idle = open(&layer, &origin).await;
+    assert_eq!(get(&layer, &origin).await, words("MISS", "one two"));
+    assert_eq!(get(&layer, &origin).await, words("HIT", "one two"));
+    for response in [idle, also_idle] {
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "one two");
+    }
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_leaves_takes_nothing_from_those_who_follow() {
+    let (layer, origin) = (Cache::in_memory().layer(), slow());
+    let mut leader = open(&layer, &origin).await.into_body();
+    first_word(&mut leader).await;
+    let follower = open(&layer, &origin).await;
+    let left = open(&layer, &origin).await;
+    drop((leader, left));
+    assert_eq!(follower.into_body().collect().await.unwrap().to_bytes(), "one two");
+    assert_eq!((get(&layer, &origin).await, origin.calls()), (words("HIT", "one two"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_off_breaks_off_for_all_and_is_not_stored() {
+    let layer = Cache::in_memory().layer();
+    let origin = Origin::new(|sender| {
+        Box::pin(async move {
+            sender.send(data("one ")).unwrap();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let _ = sender.send(Err("broken"));
+        })
+    });
+    let (mut leader, mut follower) = (open(&layer, &origin).await.into_body(), open(&layer, &origin).await.into_body());
+    assert_eq!((first_word(&mut leader).await, first_word(&mut follower).await), ("one ".into(), "one ".into()));
+    assert!(follower.frame().await.unwrap().is_err() && leader.frame().await.unwrap().is_err());
+    assert_eq!((get(&layer, &origin).await, origin.calls()), (words("MISS", "one "), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_over_the_limit_reaches_those_who_share_it() {
+    let layer = Cache::in_memory().layer().max_body(6);
+    let origin = slow();
+    let (leader, follower) = (open(&layer, &origin).await, open(&layer, &origin).await);
+    let (leader, follower) = tokio::join!(leader.into_body().collect(), follower.into_body().collect());
+    assert_eq!((leader.unwrap().to_bytes(), follower.unwrap().to_bytes()), ("one two".into(), "one two".into()));
+    assert_eq!(origin.calls(), 1);
+    let alone = get(&layer, &origin).await;
+    assert_eq!((alone, origin.calls()), (words("BYPASS", "one two"), 2));
 }

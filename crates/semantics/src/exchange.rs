@@ -358,6 +358,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Whether it is the body of the stored response, all of it.
+    pub is_whole: bool,
 }
 
 impl Hit {
@@ -380,10 +382,11 @@ impl Hit {
     /// The answer, signed, in the form that the request asked for.
     pub fn answer(self, signature: Signature<'_>, now: Timestamp) -> Answer {
         let (form, id) = (self.form.clone(), self.entry.id);
-        let Some(Answer { mut status, mut headers, body }) = self.into_answer(signature, now) else {
+        let Some(Answer { mut status, mut headers, body, .. }) = self.into_answer(signature, now) else {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Answer { status, headers: HeaderMap::new(), body: Bytes::new() };
+            return Answer { status, headers: HeaderMap::new(), body: Bytes::new(), is_whole: false };
         };
+        let is_whole = form == Form::Whole;
         let body = match form {
             Form::Whole => body,
             Form::Head => {
@@ -409,7 +412,7 @@ impl Hit {
                 Bytes::new()
             }
         };
-        Answer { status, headers, body }
+        Answer { status, headers, body, is_whole }
     }
 
     /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
@@ -420,12 +423,12 @@ impl Hit {
                 let age = age(&response);
                 let StoredResponse { status, mut headers, body, .. } = response;
                 signature.write(&mut headers, Some(age));
-                Some(Answer { status, headers, body })
+                Some(Answer { status, headers, body, is_whole: true })
             }
             Err(entry) => {
                 let Content::Response(response) = &entry.content else { return None };
                 let headers = response.delivery.of(&response.headers, signature, age(response));
-                Some(Answer { status: response.status, headers, body: response.body.clone() })
+                Some(Answer { status: response.status, headers, body: response.body.clone(), is_whole: true })
             }
             Ok(_) => None,
         }
@@ -781,7 +784,7 @@ fn replaces(status: StatusCode) -> bool {
 }
 
 /// A response that may be stored, and waits for its body.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Admission {
     key: EntryKey,
     request: HeaderMap,
@@ -821,6 +824,11 @@ impl Admission {
     /// What is left of the lifetime, in whole seconds.
     pub fn ttl(&self, now: Timestamp) -> i64 {
         self.response.ttl(now)
+    }
+
+    /// Whether what will be stored is known before its body is.
+    pub fn is_told_by_its_head(&self) -> bool {
+        self.joins.is_none() && (!self.makes_etag || self.response.headers.contains_key(header::ETAG))
     }
 
     /// Whether what is stored can answer only after the origin has confirmed it.

@@ -1,0 +1,3 @@
+//! The one lock that what is checked under every schedule is built on.
+
+pub(crate) use std::sync::{Mutex, MutexGuard};
