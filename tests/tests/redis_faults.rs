@@ -327,7 +327,8 @@ async fn a_full_server_still_answers_reads() {
     let large = claim_error(&store, &key("c")).await;
     assert!(matches!(large, StoreError::OutOfMemory(_)), "{large:?}");
     for body in [vec![0; 10], vec![0; 100_000]] {
-        let ticket = larder::store::Ticket { key: ticket.key.clone(), nonce: ticket.nonce, born: ticket.born };
+        let ticket =
+            larder::store::Ticket { key: ticket.key.clone(), nonce: ticket.nonce, born: ticket.born, changes: false };
         let filled = store.fill(ticket, filling(&key("b"), &entry(&store, body))).await;
         assert!(matches!(filled, Err(StoreError::OutOfMemory(_)) | Ok(Filled::Voided)), "{filled:?}");
     }

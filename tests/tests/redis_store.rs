@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use larder::{
     semantics::{Content, Entry, EntryId, Filling, Namespace, VariantId, Variants},
-    store::{Claim, Copied, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Unreadable},
+    store::{Claim, Copied, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Unreadable, Unused},
     testing::behaves,
 };
 use larder_redis::{ACL_COMMANDS, ConnectError, RedisConfig, RedisStore};
@@ -187,7 +187,7 @@ async fn what_others_wrote_there_is_a_miss_and_is_written_over() {
         assert!(matches!(found, Unreadable::Foreign | Unreadable::Truncated), "{found:?}");
         for seen in [Seen::Absent, Seen::Unreadable] {
             let Ok(Claim::Granted(ticket)) = store.claim(&key("a"), seen).await else { panic!("{words:?}") };
-            store.release(ticket).await.expect("a release");
+            store.release(ticket, Unused::NoAnswer).await.expect("a release");
         }
         put(&store, &key("a"), "mine").await;
         assert_eq!(body(&store, &key("a")).await, Ok(Some(Bytes::from_static(b"mine"))));
@@ -223,7 +223,7 @@ async fn a_lost_ticket_cannot_release_its_successors() {
     let lost = claim(&store, &key).await;
     server.cli(&["DEL", &format!("{}:t", key.name())]);
     let successor = claim(&store, &key).await;
-    store.release(lost).await.expect("a release");
+    store.release(lost, Unused::NoAnswer).await.expect("a release");
     assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Held)));
     assert_eq!(store.fill(successor, filling(&key, &entry(&store, "x"))).await, Ok(Filled::Stored));
 }

@@ -130,7 +130,10 @@ impl Cache {
     pub(crate) fn refuse(&self, grant: Box<Grant>, refusal: Refusal) {
         self.shared.observer.skipped(refusal);
         if refusal.is_lasting() {
-            self.shared.uncacheable.insert(grant.key.base(), Instant::now() + UNCACHEABLE_FOR);
+            self.know_uncacheable(&grant.key);
+            if let Some(lease) = grant.lease {
+                lease.give_up();
+            }
         }
         if let Some(lead) = grant.lead {
             lead.release(release_after(refusal));
@@ -142,6 +145,11 @@ impl Cache {
         if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
             self.refuse(grant, refusal);
         }
+    }
+
+    /// Remembers that the responses of a resource are not stored.
+    pub(crate) fn know_uncacheable(&self, key: &EntryKey) {
+        self.shared.uncacheable.insert(key.base(), Instant::now() + UNCACHEABLE_FOR);
     }
 
     /// Whether a response of this resource was refused a moment ago.

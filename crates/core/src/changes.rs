@@ -43,7 +43,7 @@ impl Front {
         if let Some(grant) = inherited.filter(|grant| grant.key == key) {
             return Some((forward, grant));
         }
-        let claim = timeout(self.cache.shared.settings.read_deadline, self.cache.store().claim(&key, Seen::Unreadable));
+        let claim = timeout(self.cache.shared.settings.read_deadline, self.cache.store().claim(&key, Seen::Changing));
         let Ok(Ok(Claim::Granted(ticket))) = claim.await else { return None };
         let lease = Some(Lease::hold(self.cache.store().clone(), ticket));
         Some((forward, Box::new(Grant { key, lead: None, lease, unstored: None })))

@@ -36,7 +36,11 @@ use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 /// How often a request may look up again, because what it was about to fetch has come meanwhile.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 8;
+
+/// How many leaders may fail one after the other before those who wait try for themselves, all at once: one at a time would
+/// keep the last of them waiting for as many failures as there are requests.
+const MOST_FAILURES: u32 = 3;
 
 /// A cache behind the rules of one layer: what all clones of a service share.
 pub(crate) struct Front {
@@ -184,10 +188,13 @@ struct Errand {
     grant: Option<Box<Grant>>,
 }
 
+/// The lead over those of this process who want the same.
+pub(crate) type Flight = Lead<EntryKey, Option<VariantId>, Fetched>;
+
 /// What a request that fetches holds: the lead over those who wait, the right to store, or both.
 pub(crate) struct Grant {
     pub(crate) key: EntryKey,
-    pub(crate) lead: Option<Lead<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) lead: Option<Flight>,
     pub(crate) lease: Option<Lease>,
     /// Why there is no right to store, if so.
     pub(crate) unstored: Option<Refusal>,
@@ -238,7 +245,7 @@ impl Visit<'_> {
     async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
         let Settings { store_budget, read_deadline, lock_wait } = self.front.cache.shared.settings;
         let (mut budget, mut patience) = (Budget::new(store_budget, read_deadline), lock_wait);
-        let (mut lookup, mut key, mut inherited) = (lookup, key, inherited);
+        let (mut lookup, mut key, mut inherited, mut failures) = (lookup, key, inherited, 0);
         if self.front.cache.is_uncacheable(&key) {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
         }
@@ -275,10 +282,18 @@ impl Visit<'_> {
             }
             let seen = if unreadable { Seen::Unreadable } else { forward.seen().map_or(Seen::Absent, Seen::Entry) };
             (lookup, key) = match Box::pin(self.join(&forward, &key, seen, &mut budget, &mut patience)).await {
-                Joining::Leads(grant) => return Course::fetch(forward, grant),
+                Joining::Leads(grant, reason) => {
+                    let reason = reason.unwrap_or(forward.reason());
+                    return Course::fetch(forward.because(reason), grant);
+                }
                 Joining::Alone(reason) => {
                     let reason = reason.unwrap_or(forward.reason());
                     return Course::alone(Selected::Forward(forward.because(reason)), key);
+                }
+                Joining::Failed if failures == MOST_FAILURES => return Course::alone(Selected::Forward(forward), key),
+                Joining::Failed => {
+                    failures += 1;
+                    (forward.look_again(), key.base())
                 }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, coming, reason) => {
@@ -348,17 +363,25 @@ impl Errand {
 
 /// What comes of meeting the others who want the same.
 enum Joining {
-    /// This request fetches.
-    Leads(Box<Grant>),
+    /// This request fetches, for this reason if it is a new one.
+    Leads(Box<Grant>, Option<Reason>),
     /// It goes to the origin for itself only, for this reason if it is a new one.
     Alone(Option<Reason>),
     /// There is something new to look up.
     Again,
+    /// Whoever fetched it has failed; there may be somebody else who leads.
+    Failed,
     /// Another request has fetched it, or is fetching it: then there is more to come.
     Brought(Filling, Option<Following>, Reason),
 }
 
 impl Joining {
+    /// Without the right to store, which another holds.
+    fn leads(lead: Flight, key: &EntryKey, reason: Option<Reason>) -> Self {
+        let unstored = Some(Refusal::TicketLost);
+        Self::Leads(Box::new(Grant { key: key.clone(), lead: Some(lead), lease: None, unstored }), reason)
+    }
+
     fn brought(fetched: Fetched, reason: Reason) -> Self {
         match fetched {
             Fetched::Whole(filling) => Self::Brought(filling, None, reason),
@@ -397,37 +420,125 @@ impl Visit<'_> {
         budget: &mut Budget,
         patience: &mut Duration,
     ) -> Joining {
-        let mut lead = None;
-        if forward.may_collapse() {
-            match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
-                Joined::Lead(leads) => lead = Some(leads),
-                Joined::Brought(fetched) => return Joining::brought(fetched, Reason::Near),
-                Joined::Follow(follow) => return follow.into_joining(patience).await,
+        let flights = &self.front.cache.shared.flights;
+        let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant));
+        loop {
+            match joined {
+                None => return self.claim(None, key, seen, budget).await,
+                Some(Joined::Brought(fetched)) => return Joining::brought(fetched, Reason::Near),
+                Some(Joined::Lead(lead)) => {
+                    return self.claim_in_turn(lead, forward, key, seen, budget, patience).await;
+                }
+                Some(Joined::Follow(mut follow)) => match follow.brings(patience).await {
+                    Some(Waited::Brought(fetched)) => return Joining::brought(fetched, Reason::Collapsed),
+                    Some(Waited::Released(Release::Compete)) => return Joining::Failed,
+                    Some(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
+                    // The leader hangs. One of those who have waited long enough tries in its place.
+                    None => match flights.take_over(&key.base(), &key.variant, &follow) {
+                        Joined::Lead(lead) => return Joining::leads(lead, key, Some(Reason::LockTimeout)),
+                        other => {
+                            *patience = self.front.cache.shared.settings.lock_wait;
+                            joined = Some(other);
+                        }
+                    },
+                },
             }
         }
+    }
+
+    /// Asks the store for the right to fill; whoever leads others then fetches without it too.
+    async fn claim(&self, lead: Option<Flight>, key: &EntryKey, seen: Seen, budget: &mut Budget) -> Joining {
         let (lease, unstored) = match budget.spend(self.front.cache.store().claim(key, seen)).await {
             Ok(Claim::Granted(ticket)) => (Some(Lease::hold(self.front.cache.store().clone(), ticket)), None),
             Ok(Claim::Found(_) | Claim::Moved) => return Joining::Again,
+            Ok(Claim::Uncacheable) => {
+                self.front.cache.know_uncacheable(key);
+                if let Some(lead) = lead {
+                    lead.release(Release::GoAlone);
+                }
+                return Joining::Alone(Some(Reason::KnownUncacheable));
+            }
             Ok(Claim::Held) => (None, Some(Refusal::TicketLost)),
             Err(_) => (None, Some(Refusal::StoreRefused)),
         };
         if lead.is_none() && lease.is_none() {
             return Joining::Alone(None);
         }
-        Joining::Leads(Box::new(Grant { key: key.clone(), lead, lease, unstored }))
+        Joining::Leads(Box::new(Grant { key: key.clone(), lead, lease, unstored }), None)
+    }
+
+    /// The same, waiting for another process that holds the right, and has what it fetches brought to all who follow here.
+    async fn claim_in_turn(
+        &self,
+        lead: Flight,
+        forward: &Forward,
+        key: &EntryKey,
+        seen: Seen,
+        budget: &mut Budget,
+        patience: &mut Duration,
+    ) -> Joining {
+        let (store, settings) = (self.front.cache.store(), self.front.cache.shared.settings);
+        let mut lead = lead;
+        let mut pause = FIRST_PAUSE;
+        // A little less than those who follow, who else would try in the place of a leader that is about to.
+        *patience = patience.saturating_sub(*patience / 20);
+        loop {
+            let (flight, claimed) = match self.claim(Some(lead), key, seen, budget).await {
+                Joining::Leads(mut grant, reason) if grant.unstored == Some(Refusal::TicketLost) => {
+                    match grant.lead.take() {
+                        Some(lead) => (lead, grant),
+                        None => return Joining::Leads(grant, reason),
+                    }
+                }
+                other => return other,
+            };
+            lead = flight;
+            if patience.is_zero() {
+                // Whoever waits here waits for this request from now on.
+                lead.begin_anew();
+                let grant = Box::new(Grant { lead: Some(lead), ..*claimed });
+                return Joining::Leads(grant, Some(Reason::LockTimeout));
+            }
+            let began = Instant::now();
+            store.turn(key, pause.mul_f64(0.75 + fastrand::f64() / 2.0).min(*patience)).await;
+            *patience = patience.saturating_sub(began.elapsed());
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            // What was waited for the other process is not the store's to answer for.
+            *budget = Budget::new(settings.store_budget, settings.read_deadline);
+            let Ok(found) = budget.spend(store.get(key)).await else { continue };
+            match found {
+                Found::Entry(entry, _) if Seen::Entry(entry.id) != seen => {
+                    let (key, rule) = (key.clone(), forward.rule());
+                    let filling = Filling { key, response: entry, rule, stored_for: Duration::ZERO };
+                    lead.bring(Fetched::Whole(filling.clone()));
+                    return Joining::Brought(filling, None, Reason::Collapsed);
+                }
+                _ => {}
+            }
+        }
     }
 }
 
+/// How long a request that waits for another process does so before it looks again, at first and at most: mostly it is told
+/// before that.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
 impl Follow<Fetched> {
-    async fn into_joining(self, patience: &mut Duration) -> Joining {
-        let began = Instant::now();
-        let waited = timeout(*patience, self).await;
-        *patience = patience.saturating_sub(began.elapsed());
-        match waited {
-            Ok(Waited::Brought(fetched)) => Joining::brought(fetched, Reason::Collapsed),
-            Ok(Waited::Released(Release::Compete)) => Joining::Again,
-            Ok(Waited::Released(Release::GoAlone)) => Joining::Alone(None),
-            Err(_) => Joining::Alone(Some(Reason::LockTimeout)),
+    /// Waits for what the leader brings, and as long again each time that it begins anew.
+    async fn brings(&mut self, patience: &mut Duration) -> Option<Waited<Fetched>> {
+        let whole = *patience;
+        loop {
+            let (begun, began) = (self.begun(), Instant::now());
+            if let Ok(waited) = timeout(*patience, &mut *self).await {
+                *patience = patience.saturating_sub(began.elapsed());
+                return Some(waited);
+            }
+            *patience = Duration::ZERO;
+            if self.begun() == begun {
+                return None;
+            }
+            *patience = whole;
         }
     }
 }
@@ -558,6 +669,11 @@ impl Stay {
             (Received::Replaced(storing), grant) => {
                 self.front.cache.pass(grant, storing);
                 self.front.forget(key.as_ref());
+                (storing, CacheBody::forwarded(body))
+            }
+            // An error that is no answer: one of those who wait may try next.
+            (Received::Pass(storing), grant) if head.status.is_server_error() => {
+                drop(grant);
                 (storing, CacheBody::forwarded(body))
             }
             (Received::Pass(storing), grant) => {

@@ -12,7 +12,10 @@ use std::{
     future::Future,
     hash::{BuildHasher, Hash, RandomState},
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -29,6 +32,8 @@ type Shard<R, P, T> = HashMap<R, Vec<(P, Arc<Flight<T>>)>>;
 struct Flight<T> {
     state: Mutex<State<T>>,
     followers: Wakers,
+    /// How often its leader has begun anew.
+    begun: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +63,10 @@ pub(crate) enum Joined<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> {
 }
 
 impl<T: Clone> Flight<T> {
+    fn new() -> Self {
+        Self { state: Mutex::new(State::Aloft), followers: Wakers::default(), begun: AtomicU32::new(0) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State<T>> {
         // A state is never half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,10 +97,21 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             let follow = || Joined::Follow(Follow { flight: flight.clone(), place: Place::default() });
             return brought.map_or_else(follow, Joined::Brought);
         }
-        let flight = Arc::new(Flight { state: Mutex::new(State::Aloft), followers: Wakers::default() });
+        let flight = Arc::new(Flight::new());
         flights.push((part.clone(), flight.clone()));
         drop(shard);
         Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight })
+    }
+
+    /// Joins anew after having followed in vain: who does so first leads a flight in place of the one it followed, which
+    /// may still bring something to those who have it.
+    pub(crate) fn take_over(self: &Arc<Self>, resource: &R, part: &P, in_vain: &Follow<T>) -> Joined<R, P, T> {
+        let mut shard = self.shard(resource);
+        if let Some(flights) = shard.get_mut(resource) {
+            flights.retain(|(_, flight)| !Arc::ptr_eq(flight, &in_vain.flight));
+        }
+        drop(shard);
+        self.join(resource, part)
     }
 
     /// Takes every flight of `resource` off the map: nobody who comes now joins one of them.
@@ -124,6 +144,11 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
     /// Gives the followers what was fetched, and those who come until this is dropped, or something else is brought.
     pub(crate) fn bring(&self, brought: T) {
         self.flight.turn(State::Brought(brought));
+    }
+
+    /// Begins anew: whoever follows may wait as long again.
+    pub(crate) fn begin_anew(&self) {
+        self.flight.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Lets the followers go with nothing.
@@ -160,6 +185,13 @@ pub(crate) struct Follow<T: Clone> {
 pub(crate) enum Waited<T> {
     Brought(T),
     Released(Release),
+}
+
+impl<T: Clone> Follow<T> {
+    /// How often the leader has begun anew.
+    pub(crate) fn begun(&self) -> u32 {
+        self.flight.begun.load(Ordering::Relaxed)
+    }
 }
 
 impl<T: Clone> Future for Follow<T> {

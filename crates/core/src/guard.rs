@@ -3,7 +3,7 @@
 use crate::{
     breaker::{Breaker, Call},
     observe,
-    store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket},
+    store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused},
 };
 use larder_semantics::{EntryKey, Namespace, Timestamp, exchange::Filling};
 use std::{future::Future, sync::Arc, time::Duration};
@@ -156,8 +156,13 @@ impl<S: Store> Store for Guard<S> {
         self.guarded(Side::Writes, self.deadlines.fill, self.store.fill(ticket, filling)).await
     }
 
-    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
-        self.guarded(Side::Writes, self.deadlines.fill, self.store.release(ticket)).await
+    async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
+        self.guarded(Side::Writes, self.deadlines.fill, self.store.release(ticket, why)).await
+    }
+
+    async fn turn(&self, key: &EntryKey, limit: Duration) {
+        // The limit holds whatever the store does.
+        let _ = timeout(limit, self.store.turn(key, limit)).await;
     }
 
     /// A purge is asked of the store whatever the breaker says: leaving old answers behind costs more than waiting.

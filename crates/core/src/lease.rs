@@ -2,7 +2,7 @@
 
 use crate::{
     background,
-    store::{AnyStore, TICKET_LIFE, Ticket},
+    store::{AnyStore, TICKET_LIFE, Ticket, Unused},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -14,6 +14,8 @@ use tokio::{
 pub(crate) struct Lease {
     store: Arc<dyn AnyStore>,
     ticket: Option<Ticket>,
+    /// Why it is given back, if it is not used.
+    unused: Unused,
     heartbeat: AbortHandle,
 }
 
@@ -21,7 +23,12 @@ impl Lease {
     pub(crate) fn hold(store: Arc<dyn AnyStore>, ticket: Ticket) -> Self {
         let renewed = Ticket { key: ticket.key.clone(), ..ticket };
         let heartbeat = tokio::spawn(renew(store.clone(), renewed));
-        Self { store, ticket: Some(ticket), heartbeat: heartbeat.abort_handle() }
+        Self { store, ticket: Some(ticket), unused: Unused::NoAnswer, heartbeat: heartbeat.abort_handle() }
+    }
+
+    /// Gives the ticket back, as the answer is of a kind that is not stored.
+    pub(crate) fn give_up(mut self) {
+        self.unused = Unused::Uncacheable;
     }
 
     /// The ticket that is held.
@@ -53,9 +60,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.heartbeat.abort();
         if let Some(ticket) = self.ticket.take() {
-            let store = self.store.clone();
+            let (store, unused) = (self.store.clone(), self.unused);
             // A ticket that cannot be given back runs out by itself.
-            background::run(async move { drop(store.release(ticket).await) });
+            background::run(async move { drop(store.release(ticket, unused).await) });
         }
     }
 }

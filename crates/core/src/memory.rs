@@ -1,6 +1,8 @@
 //! The store in this process: bounded by bytes, and the near tier before a shared one.
 
-use crate::store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket};
+use crate::store::{
+    Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE, Unused,
+};
 use larder_semantics::{
     Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, Variants, exchange::Filling, tags::Record,
 };
@@ -15,7 +17,10 @@ use std::{
     },
     time::{Duration, SystemTime},
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 /// Keeps entries in this process's memory, the least useful ones making room for new ones.
 ///
@@ -28,6 +33,8 @@ pub struct MemoryStore {
 struct Inner {
     entries: Cache<EntryKey, Held, Bytes>,
     stripes: Vec<Mutex<Stripe>>,
+    /// Rung when a ticket of the stripe has been used, given back or voided.
+    turned: Vec<Notify>,
     records: Records,
     hasher: RandomState,
     /// What the calendar said at `started`.
@@ -67,6 +74,9 @@ struct Placed {
     key: EntryKey,
     nonce: EntryId,
     until: Instant,
+    /// No ticket: the answer was not of a kind that is stored.
+    is_mark: bool,
+    changes: bool,
 }
 
 #[derive(Clone)]
@@ -101,6 +111,9 @@ struct Records {
 }
 
 type ByTag = HashMap<String, HashMap<String, Record>>;
+
+/// Into how many parts tickets are divided, each with a lock of its own.
+const STRIPES: usize = 64;
 
 /// How many tags' invalidations are remembered one by one.
 const MOST_RECORDS: usize = 1 << 16;
@@ -157,7 +170,8 @@ impl MemoryStore {
             inner: Arc::new(Inner {
                 entries: Cache::with_weighter(expected, bytes.max(1), Bytes),
                 records: Records::default(),
-                stripes: std::iter::repeat_with(Mutex::default).take(64).collect(),
+                stripes: std::iter::repeat_with(Mutex::default).take(STRIPES).collect(),
+                turned: std::iter::repeat_with(Notify::new).take(STRIPES).collect(),
                 hasher: RandomState::new(),
                 calendar: SystemTime::now().into(),
                 started: Instant::now(),
@@ -207,7 +221,10 @@ impl MemoryStore {
         let mut stripe = self.stripe(base);
         stripe.epoch += 1;
         stripe.tickets.remove(base);
-        self.inner.entries.remove(base).is_some()
+        let had = self.inner.entries.remove(base).is_some();
+        drop(stripe);
+        self.tell(base);
+        had
     }
 
     /// Takes note that the store behind this one has invalidated tags when its clock showed `at`.
@@ -222,17 +239,25 @@ impl MemoryStore {
         self.inner.entries.insert(key, Held { entry, until });
     }
 
+    fn stripe_of(&self, base: &EntryKey) -> usize {
+        usize::try_from(self.inner.hasher.hash_one(base)).unwrap_or_default() % STRIPES
+    }
+
     fn stripe(&self, base: &EntryKey) -> MutexGuard<'_, Stripe> {
-        let stripes = &self.inner.stripes;
-        let at = usize::try_from(self.inner.hasher.hash_one(base)).unwrap_or_default() % stripes.len();
         // Nothing in a stripe is ever half done, so a panic elsewhere does not make it wrong.
-        stripes[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.stripes[self.stripe_of(base)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for a ticket of `base`, or of one in its neighbourhood.
+    fn tell(&self, base: &EntryKey) {
+        self.inner.turned[self.stripe_of(base)].notify_waiters();
     }
 
     fn place(&self, key: &EntryKey, seen: Seen) -> Claim {
         let base = key.base();
         let mut stripe = self.stripe(&base);
-        if seen != Seen::Unreadable
+        let changes = seen == Seen::Changing;
+        if !matches!(seen, Seen::Unreadable | Seen::Changing)
             && let Looked::There(entry) = self.look(key)
             && seen != Seen::Entry(entry.id)
         {
@@ -246,12 +271,12 @@ impl MemoryStore {
         let now = Instant::now();
         let placed = stripe.tickets.entry(base).or_default();
         placed.retain(|ticket| ticket.until > now);
-        if placed.iter().any(|ticket| ticket.key == *key) {
-            return Claim::Held;
+        if let Some(there) = placed.iter().find(|ticket| ticket.key == *key && ticket.changes == changes) {
+            return if there.is_mark { Claim::Uncacheable } else { Claim::Held };
         }
         let nonce = EntryId(fastrand::u128(..).to_be_bytes());
-        placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE });
-        Claim::Granted(Ticket { key: key.clone(), nonce, born: self.inner.records.clock() })
+        placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE, is_mark: false, changes });
+        Claim::Granted(Ticket { key: key.clone(), nonce, born: self.inner.records.clock(), changes })
     }
 
     fn spend(&self, ticket: &Ticket, filling: Filling) -> Filled {
@@ -265,6 +290,8 @@ impl MemoryStore {
             self.keep(base, rule, filling.stored_for.max(life.unwrap_or_default()));
         }
         self.keep(filling.key, filling.response, filling.stored_for);
+        drop(stripe);
+        self.tell(&ticket.key.base());
         Filled::Stored
     }
 }
@@ -272,7 +299,7 @@ impl MemoryStore {
 /// Removes a ticket; whether it was still valid.
 fn take_back(stripe: &mut Stripe, base: &EntryKey, ticket: &Ticket) -> bool {
     let Some(placed) = stripe.tickets.get_mut(base) else { return false };
-    let at = placed.iter().position(|placed| placed.nonce == ticket.nonce);
+    let at = placed.iter().position(|placed| placed.nonce == ticket.nonce && !placed.is_mark);
     let taken = at.map(|at| placed.swap_remove(at));
     if placed.is_empty() {
         stripe.tickets.remove(base);
@@ -307,7 +334,8 @@ impl Store for MemoryStore {
         let base = ticket.key.base();
         let (mut stripe, now) = (self.stripe(&base), Instant::now());
         let placed = stripe.tickets.get_mut(&base).into_iter().flatten();
-        let mine = placed.into_iter().find(|placed| placed.nonce == ticket.nonce && placed.until > now);
+        let is_mine = |placed: &&mut Placed| placed.nonce == ticket.nonce && !placed.is_mark && placed.until > now;
+        let mine = placed.into_iter().find(is_mine);
         Ok(mine.map(|placed| placed.until = now + TICKET_LIFE).is_some())
     }
 
@@ -315,9 +343,16 @@ impl Store for MemoryStore {
         Ok(self.spend(&ticket, filling))
     }
 
-    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+    async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
         let base = ticket.key.base();
-        take_back(&mut self.stripe(&base), &base, &ticket);
+        let mut stripe = self.stripe(&base);
+        if take_back(&mut stripe, &base, &ticket) && why == Unused::Uncacheable {
+            let until = Instant::now() + UNCACHEABLE_LIFE;
+            let mark = Placed { key: ticket.key, nonce: ticket.nonce, until, is_mark: true, changes: false };
+            stripe.tickets.entry(base.clone()).or_default().push(mark);
+        }
+        drop(stripe);
+        self.tell(&base);
         Ok(())
     }
 
@@ -331,6 +366,18 @@ impl Store for MemoryStore {
                 Purged { tags: tags.len() as u64, clock, ..Purged::default() }
             }
         })
+    }
+
+    async fn turn(&self, key: &EntryKey, limit: Duration) {
+        let base = key.base();
+        let told = self.inner.turned[self.stripe_of(&base)].notified();
+        let is_held = self.stripe(&base).tickets.get(&base).is_some_and(|placed| {
+            let now = Instant::now();
+            placed.iter().any(|ticket| ticket.key == *key && ticket.until > now && !ticket.is_mark && !ticket.changes)
+        });
+        if is_held {
+            let _ = timeout(limit, told).await;
+        }
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {

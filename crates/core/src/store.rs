@@ -37,7 +37,14 @@ pub trait Store: Send + Sync + 'static {
     fn fill(&self, ticket: Ticket, filling: Filling) -> impl Future<Output = Result<Filled, StoreError>> + Send;
 
     /// Gives a ticket back unused.
-    fn release(&self, ticket: Ticket) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn release(&self, ticket: Ticket, why: Unused) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Waits until whoever holds the ticket of `key` has used it or given it back, or until `limit` has passed; it may
+    /// return before that, and the caller then claims again. The default waits for the time.
+    fn turn(&self, key: &EntryKey, limit: Duration) -> impl Future<Output = ()> + Send {
+        let _ = key;
+        tokio::time::sleep(limit)
+    }
 
     /// Removes what `purge` names in `namespace`, with all its variants, and voids every fill of it that is in flight.
     ///
@@ -132,6 +139,9 @@ pub enum Seen {
     Entry(EntryId),
     /// Something that is no entry: a ticket is placed whatever is there.
     Unreadable,
+    /// Whatever it is, the request changes it: its ticket stands beside those of requests that fetch, and nobody waits
+    /// for it.
+    Changing,
 }
 
 /// What came of a claim.
@@ -145,7 +155,22 @@ pub enum Claim {
     Held,
     /// The rule of the variant is gone: the resource is to be looked up anew.
     Moved,
+    /// Whoever held the ticket last found the answer to be one that is not stored: nobody need wait for anybody.
+    Uncacheable,
 }
+
+/// Why a ticket is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unused {
+    /// There was no answer, or none that was whole: another may try.
+    NoAnswer,
+    /// The answer is of a kind that is not stored. For [`UNCACHEABLE_LIFE`] claims are told so, unless the resource is
+    /// purged.
+    Uncacheable,
+}
+
+/// How long a store remembers that an answer was not of a kind that is stored.
+pub const UNCACHEABLE_LIFE: Duration = Duration::from_secs(5);
 
 /// The right to fill one key, as long as nothing invalidates it.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -156,6 +181,8 @@ pub struct Ticket {
     pub nonce: EntryId,
     /// What the store's invalidation clock showed when the ticket was placed, or before.
     pub born: u64,
+    /// Whether it is that of a request that changes the resource.
+    pub changes: bool,
 }
 
 /// What came of a fill.
@@ -278,7 +305,8 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>>;
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
-    fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn release(&self, ticket: Ticket, why: Unused) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn turn<'a>(&'a self, key: &'a EntryKey, limit: Duration) -> BoxFuture<'a, ()>;
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
 }
@@ -308,8 +336,12 @@ impl<S: Store> AnyStore for S {
         Box::pin(Store::fill(self, ticket, filling))
     }
 
-    fn release(&self, ticket: Ticket) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(Store::release(self, ticket))
+    fn release(&self, ticket: Ticket, why: Unused) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Store::release(self, ticket, why))
+    }
+
+    fn turn<'a>(&'a self, key: &'a EntryKey, limit: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(Store::turn(self, key, limit))
     }
 
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {

@@ -6,7 +6,7 @@ mod faulty;
 
 pub use faulty::{Fault, Faulty};
 
-use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket};
+use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE, Unused};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
@@ -41,6 +41,8 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     no_answer_begun_before_a_purge_is_found_after_it(store).await;
     what_has_had_its_time_is_gone(store, &wait).await;
     a_ticket_lasts_as_long_as_it_is_renewed(store, &wait).await;
+    what_is_not_stored_is_waited_for_by_nobody(store, &wait).await;
+    who_waits_for_a_ticket_is_told(store).await;
 }
 
 /// A key that nobody else uses.
@@ -119,7 +121,7 @@ async fn only_one_holds_the_ticket(store: &impl Store) {
     let key = key();
     let ticket = claim(store, &key, Seen::Absent).await;
     assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Held)));
-    store.release(ticket).await.expect("a release");
+    store.release(ticket, Unused::NoAnswer).await.expect("a release");
     let ticket = claim(store, &key, Seen::Absent).await;
     assert_eq!(store.fill(ticket, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
     purge(store, &key).await;
@@ -143,15 +145,17 @@ async fn who_holds_the_ticket_may_purge_and_then_fill(store: &impl Store) {
     let key = key();
     let (rule, variant, entry) = varying(store, &key, "old").await;
     let of_variant = claim(store, &variant, Seen::Entry(entry.id)).await;
-    let ticket = claim(store, &key, Seen::Unreadable).await;
+    let ticket = claim(store, &key, Seen::Changing).await;
+    let beside = claim(store, &key, Seen::Unreadable).await;
     assert_eq!(store.supersede(&ticket).await, Ok(true));
     assert_eq!(found(store, &key).await, None);
+    assert_eq!(store.fill(beside, filling(&key, &response(store, "late"))).await, Ok(Filled::Voided));
     let late = Filling { rule: Some(rule), ..filling(&variant, &response(store, "late")) };
     assert_eq!(store.fill(of_variant, late).await, Ok(Filled::Voided));
     let new = response(store, "new");
     assert_eq!(store.fill(ticket, filling(&key, &new)).await, Ok(Filled::Stored));
     assert_eq!(found(store, &key).await, Some(new));
-    let ticket = claim(store, &key, Seen::Unreadable).await;
+    let ticket = claim(store, &key, Seen::Changing).await;
     purge(store, &key).await;
     fill(store, &key, &entry).await;
     assert_eq!(store.supersede(&ticket).await, Ok(false), "another purge has voided it");
@@ -211,7 +215,7 @@ async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {
     let early = claim(store, &key, Seen::Absent).await;
     purge(store, &key).await;
     let successor = claim(store, &key, Seen::Absent).await;
-    store.release(early).await.expect("a release");
+    store.release(early, Unused::NoAnswer).await.expect("a release");
     assert_eq!(store.renew(&successor).await, Ok(true));
     assert_eq!(store.fill(successor, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
 }
@@ -224,7 +228,7 @@ async fn what_was_seen_can_be_replaced_and_what_is_newer_is_given(store: &impl S
     assert_eq!(store.fill(ticket, filling(&key, &new)).await, Ok(Filled::Stored));
     assert!(matches!(store.claim(&key, Seen::Entry(old.id)).await, Ok(Claim::Found(there)) if there == new));
     let ticket = claim(store, &key, Seen::Unreadable).await;
-    store.release(ticket).await.expect("a release");
+    store.release(ticket, Unused::NoAnswer).await.expect("a release");
 }
 
 /// A resource that varies, with one variant stored: the rule, the variant's key, and its response.
@@ -371,4 +375,43 @@ async fn a_ticket_lasts_as_long_as_it_is_renewed<F: Future<Output = ()>>(
     let successor = claim(store, &key, Seen::Absent).await;
     assert_eq!(store.fill(ticket, filling(&key, &response(store, "late"))).await, Ok(Filled::Voided));
     assert_eq!(store.fill(successor, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored));
+}
+
+async fn what_is_not_stored_is_waited_for_by_nobody<F: Future<Output = ()>>(
+    store: &impl Store,
+    wait: &impl Fn(Duration) -> F,
+) {
+    let (known, purged) = (key(), key());
+    for key in [&known, &purged] {
+        let ticket = claim(store, key, Seen::Absent).await;
+        store.release(ticket, Unused::Uncacheable).await.expect("a release");
+        assert!(matches!(store.claim(key, Seen::Absent).await, Ok(Claim::Uncacheable)));
+    }
+    purge(store, &purged).await;
+    drop(claim(store, &purged, Seen::Absent).await);
+    wait(UNCACHEABLE_LIFE + Duration::from_millis(100)).await;
+    drop(claim(store, &known, Seen::Absent).await);
+}
+
+/// However a ticket ends, who waits for it need not wait for a limit that is longer than anything here takes.
+async fn who_waits_for_a_ticket_is_told(store: &impl Store) {
+    let key = key();
+    let limit = Duration::from_secs(20);
+    for end in 0..3 {
+        let ticket = claim(store, &key, Seen::Unreadable).await;
+        let ended = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            match end {
+                0 => store.release(ticket, Unused::NoAnswer).await.expect("a release"),
+                1 => assert_eq!(store.fill(ticket, filling(&key, &response(store, "x"))).await, Ok(Filled::Stored)),
+                _ => _ = purge(store, &key).await,
+            }
+        };
+        let began = tokio::time::Instant::now();
+        tokio::join!(ended, store.turn(&key, limit));
+        assert!(began.elapsed() < limit / 2, "{end}: {:?}", began.elapsed());
+    }
+    let began = tokio::time::Instant::now();
+    store.turn(&key, limit).await;
+    assert!(began.elapsed() < limit / 2, "nobody holds it");
 }

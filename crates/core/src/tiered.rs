@@ -3,7 +3,7 @@
 use crate::{
     MemoryStore,
     memory::Looked,
-    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket},
+    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
@@ -122,8 +122,12 @@ impl<S: Store> Store for Tiered<S> {
         Ok(filled)
     }
 
-    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
-        self.far.release(ticket).await
+    async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
+        self.far.release(ticket, why).await
+    }
+
+    async fn turn(&self, key: &EntryKey, limit: Duration) {
+        self.far.turn(key, limit).await;
     }
 
     /// Near, far, and near again: what was read from the far store just before it was purged must not stay near.

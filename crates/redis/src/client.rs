@@ -8,9 +8,9 @@ use bytes::Bytes;
 use fred::{
     clients::WithOptions,
     error::{Error, ErrorKind},
-    interfaces::{ClientLike, EventInterface, KeysInterface, Resp3Frame},
+    interfaces::{ClientLike, EventInterface, KeysInterface, PubsubInterface, Resp3Frame},
     types::{
-        Builder, ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value,
+        Builder, ClusterHash, ConnectHandle, CustomCommand, Message, RespVersion, Value,
         config::{
             Config, ConnectionConfig, Options, PerformanceConfig, ReconnectError, ServerConfig, TcpConfig,
             TlsConnector, UnresponsiveConfig,
@@ -164,6 +164,16 @@ impl Client {
         replies.filter(|replies| replies.len() == count).ok_or(Fault::Foreign)
     }
 
+    /// Asks for the messages of a channel. They stop when the connection breaks.
+    pub(crate) async fn subscribe(&self, channel: String) -> Result<(), Fault> {
+        Box::pin(self.checks.subscribe(channel)).await.map_err(fault)
+    }
+
+    /// The messages of all channels that are asked for.
+    pub(crate) fn messages(&self) -> Messages {
+        Messages(self.checks.message_rx())
+    }
+
     /// Sends a command whose key, if it has one, is the argument at `key`.
     pub(crate) async fn call(
         &self,
@@ -184,6 +194,31 @@ impl Client {
         // fred's futures are of seven kilobytes: on the heap, they are not copied at every level above.
         let frame = Box::pin(client.custom_raw(CustomCommand::new_static(command, slot, false), arguments));
         frame.await.map_err(fault).and_then(reply)
+    }
+}
+
+/// What comes on the channels that were asked for.
+#[derive(Debug)]
+pub(crate) struct Messages(broadcast::Receiver<Message>);
+
+/// What was heard.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message.
+    Message(String),
+    /// More messages than could be kept.
+    Lagged,
+    /// Nothing, and nothing more will be.
+    Ended,
+}
+
+impl Messages {
+    pub(crate) async fn next(&mut self) -> Heard {
+        match self.0.recv().await {
+            Ok(message) => Heard::Message(message.value.into_string().unwrap_or_default()),
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Lagged,
+            Err(broadcast::error::RecvError::Closed) => Heard::Ended,
+        }
     }
 }
 

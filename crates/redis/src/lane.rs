@@ -2,7 +2,7 @@
 //! keeps it up.
 
 use crate::{
-    client::{self, Client, Event, Link, Patience, Reply},
+    client::{self, Client, Event, Link, Messages, Patience, Reply},
     clock::Clock,
     fault::Fault,
     measures::Measures,
@@ -117,6 +117,21 @@ impl Lane {
         let result = self.client.get_all(keys).await;
         self.note(&result);
         result
+    }
+
+    /// Asks for the messages of a channel, unless there is no connection: then whoever wants them asks again when there is.
+    pub(crate) async fn subscribe(&self, channel: String) {
+        if !self.is_open() {
+            return;
+        }
+        if let Err(fault) = self.client.subscribe(channel.clone()).await {
+            tracing::warn!(server = self.server, channel, ?fault, "cannot subscribe; what is not heard is asked for");
+        }
+    }
+
+    /// What comes on the channels that were asked for.
+    pub(crate) fn messages(&self) -> Messages {
+        self.client.messages()
     }
 
     /// Sends a command, unless there is no connection.

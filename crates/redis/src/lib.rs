@@ -45,11 +45,13 @@
 //!
 //! ```text
 //! ACL SETUSER larder on >the-password resetkeys ~shop:* ~{shop}* resetchannels &{shop}* -@all
-//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +mget +pexpire +ping +pttl +set +time +unlink
+//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire +ping +pttl +publish +set
+//!   +subscribe +time +unlink
 //! ```
 //!
 //! The commands are also in [`ACL_COMMANDS`]. A database other than 0 takes `+select` too. Without `+client|id` and
-//! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'.
+//! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'; without
+//! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later.
 //!
 //! # What it tells
 //!
@@ -69,10 +71,11 @@ mod measures;
 mod reads;
 mod store;
 mod tags;
+mod wake;
 
 pub use config::{ConfigError, ConnectError, RedisConfig};
 pub use store::RedisStore;
 
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.
-pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hset +info +mget +pexpire +ping \
-                                +pttl +set +time +unlink";
+pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire \
+                                +ping +pttl +publish +set +subscribe +time +unlink";

@@ -14,10 +14,11 @@ pub(crate) enum Operation {
     Release,
     Purge,
     Supersede,
+    Await,
     Probe,
 }
 
-const OPERATIONS: [&str; 8] = ["get", "claim", "renew", "fill", "release", "purge", "supersede", "probe"];
+const OPERATIONS: [&str; 9] = ["get", "claim", "renew", "fill", "release", "purge", "supersede", "await", "probe"];
 /// Every class that an error of this store can have.
 const CLASSES: [&str; 5] = ["timeout", "unavailable", "busy", "out-of-memory", "refused"];
 

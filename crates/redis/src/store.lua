@@ -10,6 +10,9 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Stands in a ticket's place where the answer was not of a kind that is stored.
+local UNCACHEABLE = string.rep('-', 32)
+
 -- The nonce of the ticket that is valid, if there is one.
 local function holder(tickets, field)
   local ticket = redis.pcall('HGET', tickets, field)
@@ -36,6 +39,15 @@ local function id(key)
   return ''
 end
 
+-- Tells those who wait for a ticket that it is theirs to try. Who waits has left the channel to be told on beside the
+-- ticket; that nobody may publish there is no reason to fail.
+local function wake(tickets, field)
+  local channel = redis.pcall('HGET', tickets, 'w' .. field)
+  if type(channel) ~= 'string' then return end
+  redis.call('HDEL', tickets, 'w' .. field)
+  redis.pcall('PUBLISH', channel, tickets .. '|' .. field)
+end
+
 local operations = {}
 
 -- Keys: tickets, entry, base. Arguments: field, nonce, life, what was seen (an id, nothing, or `*` for the unreadable),
@@ -48,6 +60,7 @@ function operations.claim(tickets, entry, base)
     if type(bytes) == 'string' then return 'found', bytes end
   end
   local other = holder(tickets, field)
+  if other == UNCACHEABLE then return 'uncacheable' end
   if other and other ~= nonce then return 'held' end
   place(tickets, field, nonce, life)
   return 'granted'
@@ -60,11 +73,21 @@ function operations.renew(tickets)
   return 'renewed'
 end
 
--- Keys: tickets. Arguments: field, nonce.
+-- Keys: tickets. Arguments: field, nonce, and for how long the answer counts as one that is not stored, or 0.
 function operations.release(tickets)
   if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
   redis.call('HDEL', tickets, ARGV[3])
+  wake(tickets, ARGV[3])
+  if ARGV[5] ~= '0' then place(tickets, ARGV[3], UNCACHEABLE, ARGV[5]) end
   return 'released'
+end
+
+-- Keys: tickets. Arguments: field, channel. Leaves word where to tell when the ticket is used or given back.
+function operations.await(tickets)
+  local other = holder(tickets, ARGV[3])
+  if not other or other == UNCACHEABLE then return 'free' end
+  redis.call('HSET', tickets, 'w' .. ARGV[3], ARGV[4])
+  return 'held'
 end
 
 -- Keys: tickets, entry, and base if there is a rule. Arguments: field, nonce, life, entry, rule.
@@ -77,6 +100,7 @@ function operations.fill(tickets, entry, base)
     redis.call('SET', base, rule, 'PX', life)
   end
   redis.call('HDEL', tickets, field)
+  wake(tickets, field)
   return 'stored'
 end
 
@@ -92,6 +116,10 @@ end
 -- Keys: tickets, base. One hash holds the tickets of all variants, so every fill in flight is void.
 function operations.purge(tickets, base)
   local had = redis.call('UNLINK', base)
+  local fields = redis.pcall('HKEYS', tickets)
+  for _, field in ipairs(fields.err and {} or fields) do
+    if string.sub(field, 1, 1) == 'w' then wake(tickets, string.sub(field, 2)) end
+  end
   redis.call('UNLINK', tickets)
   if had == 1 then return 'had' end
   return 'none'

@@ -11,12 +11,16 @@ use crate::{
     measures::{Measures, Operation},
     reads::Reads,
     tags::Tags,
+    wake::{self, Wakes},
 };
 use bytes::{Bytes, BytesMut};
 use larder::{
     codec,
     semantics::{Entry, EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content},
-    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, Unreadable},
+    store::{
+        Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE,
+        Unreadable, Unused,
+    },
 };
 use std::{
     fmt,
@@ -55,6 +59,7 @@ pub struct RedisStore {
 
 struct Shared {
     core: Arc<Core>,
+    wakes: Wakes,
     /// How often the store had connected when that was last reported.
     reported: AtomicU64,
     /// A key that was once read: what a probe may read, whatever the user's rights are.
@@ -123,6 +128,7 @@ impl RedisStore {
         };
         let data = lane("data", Some(Arc::clone(&clock)))?;
         let bulk = lane("bulk", None)?;
+        let wakes = Wakes::new(lane("wake", None)?, Handle::current());
         let (data_first, data_outcome) = oneshot::channel();
         let (bulk_first, bulk_outcome) = oneshot::channel();
         let background = vec![
@@ -142,6 +148,7 @@ impl RedisStore {
         };
         let shared = Shared {
             core: Arc::new(core),
+            wakes,
             reported: AtomicU64::new(0),
             known_key: OnceLock::new(),
             runtime: Handle::current(),
@@ -207,13 +214,14 @@ impl Store for RedisStore {
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
         let (core, runtime) = (Arc::clone(&self.shared.core), self.shared.runtime.clone());
         let (key, nonce) = (key.clone(), EntryId(fastrand::u128(..).to_be_bytes()));
+        let changes = seen == Seen::Changing;
         let offer = async move {
             let mut offer = Offer { claim: None, core, runtime };
             match offer.core.claim(&key, nonce, seen).await {
                 Ok(claim) => offer.claim = Some(claim),
                 Err(error) => {
                     // The script may have been sent, and be run late: then its ticket is given back right after.
-                    offer.claim = Some(Claim::Granted(Ticket { key, nonce, born: 0 }));
+                    offer.claim = Some(Claim::Granted(Ticket { key, nonce, born: 0, changes }));
                     return Err(error);
                 }
             }
@@ -224,7 +232,7 @@ impl Store for RedisStore {
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of(&ticket.key), ticket.nonce);
+        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of_ticket(ticket), ticket.nonce);
         self.detached(Operation::Renew, async move { core.renew(&place, nonce).await }).await
     }
 
@@ -236,14 +244,14 @@ impl Store for RedisStore {
         };
         let Ok(budget) = Arc::clone(&core.fill_bytes).try_acquire_many_owned(weight) else {
             core.measures.refused(Operation::Fill, &StoreError::Busy);
-            self.release(ticket).await?;
+            self.release(ticket, Unused::NoAnswer).await?;
             return Err(StoreError::Busy);
         };
         let fill = async move {
             let filled = core.fill(&ticket, &filling).await;
             if filled.is_err() {
                 // Nobody else is to wait for a ticket that is spent; when this fails too, it runs out.
-                let _ = core.release(&Place::of(&ticket.key), ticket.nonce).await;
+                let _ = core.release(&Place::of_ticket(&ticket), ticket.nonce, Unused::NoAnswer).await;
             }
             drop(budget);
             filled
@@ -251,10 +259,22 @@ impl Store for RedisStore {
         self.detached(Operation::Fill, fill).await
     }
 
-    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+    async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
         let core = Arc::clone(&self.shared.core);
-        let release = async move { core.release(&Place::of(&ticket.key), ticket.nonce).await };
+        let release = async move { core.release(&Place::of_ticket(&ticket), ticket.nonce, why).await };
         self.detached(Operation::Release, release).await
+    }
+
+    /// Listens before it leaves word that it does, so that nothing is missed in between.
+    async fn turn(&self, key: &EntryKey, limit: Duration) {
+        let place = Place::of(key);
+        let interest = self.shared.wakes.listen(&key.namespace, place.ticket());
+        let (core, channel) = (Arc::clone(&self.shared.core), wake::channel(&key.namespace));
+        let is_held =
+            timeout(limit, self.detached(Operation::Await, async move { core.leave_word(&place, channel).await }));
+        if let Ok(Ok(true)) = is_held.await {
+            let _ = timeout(limit, interest.heard()).await;
+        }
     }
 
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
@@ -277,7 +297,7 @@ impl Store for RedisStore {
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of(&ticket.key), ticket.nonce);
+        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of_ticket(ticket), ticket.nonce);
         self.detached(Operation::Supersede, async move { core.supersede(&place, nonce).await }).await
     }
 
@@ -325,9 +345,21 @@ struct Place {
 }
 
 impl Place {
+    /// What the script calls the ticket when it tells of it.
+    fn ticket(&self) -> String {
+        format!("{}|{}", self.tickets, String::from_utf8_lossy(&self.field))
+    }
+
     fn of(key: &EntryKey) -> Self {
+        Self::of_field(key, key.variant.map(|variant| variant.digest.to_string()).unwrap_or_default())
+    }
+
+    fn of_ticket(ticket: &Ticket) -> Self {
+        if ticket.changes { Self::of_field(&ticket.key, CHANGE.to_owned()) } else { Self::of(&ticket.key) }
+    }
+
+    fn of_field(key: &EntryKey, field: String) -> Self {
         let base = key.base().name();
-        let field = key.variant.map(|variant| variant.digest.to_string()).unwrap_or_default();
         Self { name: key.name(), tickets: format!("{base}:t"), base, field: field.into() }
     }
 }
@@ -345,7 +377,7 @@ impl Drop for Offer {
             let core = Arc::clone(&self.core);
             self.runtime.spawn(async move {
                 // When it fails, the ticket runs out.
-                let _ = core.release(&Place::of(&ticket.key), ticket.nonce).await;
+                let _ = core.release(&Place::of_ticket(&ticket), ticket.nonce, Unused::NoAnswer).await;
             });
         }
     }
@@ -440,21 +472,23 @@ impl Core {
     async fn claim(&self, key: &EntryKey, nonce: EntryId, seen: Seen) -> Result<Claim, StoreError> {
         // Before the ticket is placed, and so before the origin is asked.
         let born = self.tags.clock(&key.namespace).await?;
-        let place = Place::of(key);
+        let changes = seen == Seen::Changing;
+        let place = if changes { Place::of_field(key, CHANGE.to_owned()) } else { Place::of(key) };
         let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
         let mut seen = match seen {
             Seen::Absent => Bytes::new(),
             Seen::Entry(id) => Bytes::copy_from_slice(&id.0),
-            Seen::Unreadable => UNREADABLE,
+            Seen::Unreadable | Seen::Changing => UNREADABLE,
         };
         let keys = [place.tickets.as_str(), &place.name, &place.base];
         loop {
             let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
             let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
             match (word(answer.next())?.as_ref(), answer.next()) {
-                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born })),
+                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born, changes })),
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
+                (b"uncacheable", None) => return Ok(Claim::Uncacheable),
                 (b"found", Some(Reply::Bytes(bytes))) => {
                     if let Ok(entry) = self.read(&place.name, bytes).await? {
                         return Ok(Claim::Found(Arc::new(entry)));
@@ -478,7 +512,7 @@ impl Core {
     }
 
     async fn fill(&self, ticket: &Ticket, filling: &Filling) -> Result<Filled, StoreError> {
-        let (place, name) = (Place::of(&ticket.key), filling.key.name());
+        let (place, name) = (Place::of_ticket(ticket), filling.key.name());
         let life = filling.stored_for.clamp(Duration::from_millis(1), LONGEST);
         let life = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         let mut entry = codec::encode(&filling.response, &name);
@@ -519,8 +553,23 @@ impl Core {
         Ok(())
     }
 
-    async fn release(&self, place: &Place, nonce: EntryId) -> Result<(), StoreError> {
-        let arguments = [place.field.clone(), text(nonce)];
+    /// Leaves word that somebody waits for a ticket; whether there is one to wait for.
+    async fn leave_word(&self, place: &Place, channel: String) -> Result<bool, StoreError> {
+        let arguments = [place.field.clone(), Bytes::from(channel)];
+        let answer = self.data.run(Patience::Read, "await", &[&place.tickets], &arguments).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"held" => Ok(true),
+            b"free" => Ok(false),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn release(&self, place: &Place, nonce: EntryId, why: Unused) -> Result<(), StoreError> {
+        let mark = match why {
+            Unused::NoAnswer => Bytes::from_static(b"0"),
+            Unused::Uncacheable => text(UNCACHEABLE_LIFE.as_millis()),
+        };
+        let arguments = [place.field.clone(), text(nonce), mark];
         self.data.run(Patience::Write, "release", &[&place.tickets], &arguments).await?;
         Ok(())
     }
@@ -560,6 +609,9 @@ impl Core {
         Ok(())
     }
 }
+
+/// The field of the ticket of a request that changes its resource.
+const CHANGE: &str = "change";
 
 /// What the claim's script takes for [`Seen::Unreadable`]; no id is one byte long.
 const UNREADABLE: Bytes = Bytes::from_static(b"*");

@@ -552,6 +552,11 @@ impl Forward {
         self.held.is_some()
     }
 
+    /// The rule by which the resource varies, as far as it was found.
+    pub fn rule(&self) -> Option<Arc<Entry>> {
+        self.lookup.variant.clone()
+    }
+
     /// Whether the answer may be stored, should its head allow it.
     pub fn may_store(&self) -> bool {
         self.storable

@@ -1,6 +1,6 @@
 //! The `Cache-Status` member of one outcome (RFC 9211).
 
-use crate::reason::{Outcome, Storing};
+use crate::reason::{Outcome, Reason, Refusal, Storing};
 use http::HeaderValue;
 
 /// The name by which this cache calls itself in `Cache-Status`, when the operator gives none.
@@ -43,6 +43,12 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
         Outcome::Forwarded { status, storing: Storing::Offered { ttl }, .. } => {
             forwarded(status, "; stored; ttl=", decimal(ttl, ttl_digits), reason.as_str())
         }
+        // Whoever waited in vain has not the right to store; that it waited tells more.
+        Outcome::Forwarded { status, storing: Storing::Refused(Refusal::TicketLost), .. }
+            if reason == Reason::LockTimeout =>
+        {
+            forwarded(status, "; stored=?0", "", reason.as_str())
+        }
         Outcome::Forwarded { status, storing: Storing::Refused(refusal), .. } => {
             forwarded(status, "; stored=?0", "", refusal.as_str())
         }
@@ -81,7 +87,7 @@ pub fn is_identifier(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::{Reason, Refusal, Verdict};
+    use crate::reason::Verdict;
 
     #[test]
     fn members_read_as_the_standard_has_them() {

@@ -1,6 +1,6 @@
 //! A store that fails, hangs or dawdles when it is told to.
 
-use crate::store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket};
+use crate::store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused};
 use larder_semantics::{EntryKey, Filling, Namespace, Timestamp};
 use std::{
     sync::{
@@ -106,9 +106,13 @@ impl<S: Store> Store for Faulty<S> {
         self.store.fill(ticket, filling).await
     }
 
-    async fn release(&self, ticket: Ticket) -> Result<(), StoreError> {
+    async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
         self.operation(true).await?;
-        self.store.release(ticket).await
+        self.store.release(ticket, why).await
+    }
+
+    async fn turn(&self, key: &EntryKey, limit: Duration) {
+        self.store.turn(key, limit).await;
     }
 
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
