@@ -1,7 +1,7 @@
 //! The body of a response that went through the cache.
 
 use crate::{
-    background,
+    background::Background,
     fill::Fill,
     share::{self, Fetched, Following, Piece, Reading, Shared},
     stream::{Cut, Reader, Source, Stream},
@@ -125,7 +125,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> fmt::Debug for CacheBody<B> {
 
 /// The body of the request that fetched it; what its client leaves unread is read in the background, if it may yet be
 /// stored.
-struct Leading<B: Body<Data = Bytes> + Send + 'static>(Option<Seat<B>>);
+struct Leading<B: Body<Data = Bytes> + Send + 'static>(Option<Seat<B>>, Background);
 
 /// The leader's place at a stream, which it leaves however it ends.
 struct Seat<B: Body<Data = Bytes> + Send + 'static> {
@@ -167,18 +167,19 @@ impl<B: Body<Data = Bytes> + Send + 'static> Drop for Seat<B> {
 
 impl<B: Body<Data = Bytes> + Send + 'static> Leading<B> {
     fn of(body: B, fill: Box<Fill>) -> Self {
+        let background = fill.background().clone();
         let (stream, reader) = Stream::new(Reading::new(body, fill));
         let stream = Arc::new(stream);
         let shared: Arc<dyn Shared> = stream.clone();
         stream.source(|reading| reading.share(Fetched::Coming(Arc::downgrade(&shared))));
-        Self(Some(Seat { stream, reader }))
+        Self(Some(Seat { stream, reader }), background)
     }
 }
 
 impl<B: Body<Data = Bytes> + Send + 'static> Drop for Leading<B> {
     fn drop(&mut self) {
         if let Some(seat) = self.0.take().filter(Seat::is_wanted) {
-            background::spawn(seat.drain());
+            self.1.spawn(seat.drain());
         }
     }
 }

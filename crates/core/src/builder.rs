@@ -2,6 +2,7 @@
 
 use crate::{
     Cache, ConfigError, MemoryStore, Tiered,
+    background::Background,
     cache::{Settings, Shared},
     flights::Flights,
     guard::{Deadlines, Guard},
@@ -26,6 +27,7 @@ pub struct CacheBuilder {
     routing: Option<Arc<dyn Routing>>,
     store_budget: Duration,
     lock_wait: Duration,
+    refreshes: usize,
 }
 
 /// Puts a guard around the store that was given, and the near tier before it.
@@ -47,6 +49,7 @@ impl Default for CacheBuilder {
             routing: None,
             store_budget: Duration::from_millis(100),
             lock_wait: Duration::from_secs(5),
+            refreshes: 256,
         }
     }
 }
@@ -90,6 +93,12 @@ impl CacheBuilder {
     /// How long one request may wait for another that fetches the same. Default 5 s.
     pub fn lock_wait(self, lock_wait: Duration) -> Self {
         Self { lock_wait, ..self }
+    }
+
+    /// How many stale responses may be refreshed in the background at the same time; beyond that, they answer and are not
+    /// refreshed yet. Default 256.
+    pub fn background_refreshes(self, refreshes: usize) -> Self {
+        Self { refreshes, ..self }
     }
 
     /// The name before all keys, so that several programs can share a store: 1 to 64 letters, digits, dots, hyphens
@@ -152,6 +161,8 @@ impl CacheBuilder {
                 lock_wait: self.lock_wait,
             },
             flights: Arc::new(Flights::new()),
+            background: Background::new(self.refreshes),
+            early: Bounded::new(MOST_UNCACHEABLE),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
         })
     }

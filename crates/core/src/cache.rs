@@ -2,6 +2,7 @@
 
 use crate::{
     CacheBuilder, CacheLayer,
+    background::Background,
     engine::Grant,
     fill::{UNCACHEABLE_FOR, release_after},
     flights::Flights,
@@ -33,6 +34,9 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
     pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) background: Background,
+    /// What this process has asked to be fetched anew before its time, and when.
+    pub(crate) early: Bounded<EntryKey, Instant>,
     /// Resources whose last response was refused, and until when they count as uncacheable.
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
 }
@@ -47,6 +51,9 @@ pub(crate) struct Settings {
     /// For another request's fetch, in all.
     pub(crate) lock_wait: Duration,
 }
+
+/// How far apart a process asks for one response to be fetched anew before its time.
+const EARLY_SPACING: Duration = Duration::from_secs(1);
 
 impl Cache {
     /// Begins to configure a cache.
@@ -86,6 +93,30 @@ impl Cache {
         let superseded = self.shared.store.supersede(ticket).await;
         self.shared.flights.detach(&base);
         superseded == Ok(true)
+    }
+
+    /// Waits until all is done that clients have left to be done: answers that are still being fetched or stored, refreshes,
+    /// invalidations. Returns how much is left after `limit`. For the end of a program, after its last request.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.shared.background.drain(limit).await
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        &self.shared.background
+    }
+
+    /// Whether this process is the one to have `key` fetched anew before its time: once a second.
+    pub(crate) fn asks_early(&self, key: &EntryKey) -> bool {
+        let asks = !self.has_asked_early(key);
+        if asks {
+            self.shared.early.insert(key.clone(), Instant::now());
+        }
+        asks
+    }
+
+    /// Whether it has just done so.
+    pub(crate) fn has_asked_early(&self, key: &EntryKey) -> bool {
+        self.shared.early.get(key).is_some_and(|asked| asked.elapsed() < EARLY_SPACING)
     }
 
     /// The cache whose layer a request came through, if any: for a handler that wants to purge.

@@ -1,7 +1,7 @@
 //! What changes at the origin, and so is no longer to be stored.
 
 use crate::{
-    background::{self, Outlives},
+    background::Outlives,
     engine::{Front, Grant},
     lease::Lease,
     store::{Claim, Purge, Seen},
@@ -45,7 +45,7 @@ impl Front {
         }
         let claim = timeout(self.cache.shared.settings.read_deadline, self.cache.store().claim(&key, Seen::Changing));
         let Ok(Ok(Claim::Granted(ticket))) = claim.await else { return None };
-        let lease = Some(Lease::hold(self.cache.store().clone(), ticket));
+        let lease = Some(Lease::hold(&self.cache, ticket));
         Some((forward, Box::new(Grant { key, lead: None, lease, unstored: None })))
     }
 
@@ -75,7 +75,7 @@ impl Front {
             let groups = groups::tags(&response.headers, &CACHE_GROUP_INVALIDATION, &Asked::authority_of(&target));
             let groups = (!groups.is_empty()).then_some(Purge::Tags(groups));
             let cache = self.cache.clone();
-            let purges = Outlives::new(async move {
+            let purges = Outlives::new(self.cache.background(), async move {
                 for purge in keys.into_iter().map(Purge::Key).chain(groups) {
                     if let Err(error) = cache.purge(purge).await {
                         tracing::warn!(%error, "what a request has changed may still be stored");
@@ -91,6 +91,7 @@ impl Front {
     pub(crate) fn forget(&self, key: Option<&EntryKey>) {
         let Some(key) = key.map(|key| key.key.clone()) else { return };
         let cache = self.cache.clone();
-        background::run(async move { drop(cache.purge(Purge::Key(key)).await) });
+        let background = cache.background().clone();
+        background.run(async move { drop(cache.purge(Purge::Key(key)).await) });
     }
 }

@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
     Content, Entry, EntryId, StoredResponse, Timestamp, Variants,
-    stored::{Basis, Delivery, StaleUse},
+    stored::{Basis, Delivery, StaleUse, Throttle},
     vary::{Known, Language},
 };
 use std::time::Duration;
@@ -70,6 +70,10 @@ fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
     for window in windows(response.stale) {
         put_millis(bytes, window);
     }
+    let Throttle { until, failures, unreachable } = response.stale.throttle;
+    bytes.put_u64_le(until.as_millis());
+    bytes.put_u8(failures);
+    bytes.put_u8(unreachable.into());
     bytes.put_u64_le(u64::try_from(response.origin_cost.as_micros()).unwrap_or(u64::MAX));
     bytes.put_u64_le(response.born);
     bytes.put_u64_le(response.generation);
@@ -149,6 +153,11 @@ impl Reader {
             if_error: self.millis()?,
             if_unreachable: self.millis()?,
             if_accepted: self.millis()?,
+            throttle: Throttle {
+                until: Timestamp::from_millis(self.u64()?),
+                failures: self.u8()?,
+                unreachable: self.u8()? != 0,
+            },
         };
         let origin_cost = Duration::from_micros(self.u64()?);
         let (born, generation) = (self.u64()?, self.u64()?);
@@ -276,6 +285,7 @@ mod tests {
                 if_error: Duration::from_millis(9),
                 if_unreachable: Duration::from_millis(10),
                 if_accepted: Duration::from_millis(11),
+                throttle: Throttle { until: Timestamp::from_millis(12), failures: 13, unreachable: true },
             },
             basis: Basis::Shared,
             origin_cost: Duration::from_micros(5),

@@ -2,7 +2,7 @@
 
 use crate::{
     Cache,
-    background::{self, Outlives},
+    background::Outlives,
     body::CacheBody,
     budget::Budget,
     cache::Settings,
@@ -22,14 +22,18 @@ use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
     Selected, Storing, Timestamp, VariantId,
-    exchange::{self, Answer},
+    exchange::{self, Answer, Throttled},
     freshness::Arrival,
+    policy::Early,
     signature::Signature,
 };
 use std::{
     borrow::Cow,
     future::poll_fn,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio::time::{Instant, timeout};
@@ -41,6 +45,9 @@ const ROUNDS: usize = 8;
 /// How many leaders may fail one after the other before those who wait try for themselves, all at once: one at a time would
 /// keep the last of them waiting for as many failures as there are requests.
 const MOST_FAILURES: u32 = 3;
+
+/// After what time the origin counts as one that cannot be reached, where a stale response may answer in its place.
+const HARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A cache behind the rules of one layer: what all clones of a service share.
 pub(crate) struct Front {
@@ -65,7 +72,8 @@ impl Front {
         let (mut head, body) = request.into_parts();
         let around = Around::take(&self.cache, &mut head);
         let shows_key = self.rules.headers.shows_key(&mut head);
-        let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false };
+        let seed = if self.rules.policy.early == Early::Never { 1.0 } else { fastrand::f64() };
+        let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false, seed };
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks };
         let sought = visit.intake(&mut head);
@@ -74,7 +82,7 @@ impl Front {
         {
             return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
         }
-        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks };
+        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks, left: None };
         let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
         CacheFuture::pending(async move {
             let visit = stay.visit();
@@ -85,19 +93,24 @@ impl Front {
             match course {
                 Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
                 Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key, following, now)),
-                Course::Refresh(hit, key, errand, now) => {
-                    let answer = visit.answer(hit, &key, Reason::SwrRefresh, now);
-                    background::spawn(stay.refresh(*errand, Request::from_parts(head, body), origin));
+                Course::Refresh(hit, key, errand, reason, now) => {
+                    let answer = visit.answer(hit, &key, reason, now);
+                    let background = stay.front.cache.background().clone();
+                    if let Some(permit) = background.refresh() {
+                        let refresh = stay.refresh(*errand, Request::from_parts(head, body), origin);
+                        background.spawn(async move {
+                            refresh.await;
+                            drop(permit);
+                        });
+                    }
                     Ok(answer)
                 }
-                Course::Unsatisfied(key) => Ok(visit.unsatisfied(&key)),
+                Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key))),
                 Course::Forward(errand) if errand.grant.is_none() && !stay.front.may_change(errand.reason, &head) => {
                     Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
                 }
                 // The origin's work is wanted by others too, or changes what they get: it goes on when this client leaves.
-                Course::Forward(errand) => {
-                    Outlives::new(stay.forward(*errand, Request::from_parts(head, body), origin)).await
-                }
+                Course::Forward(errand) => stay.forward_in_time(*errand, Request::from_parts(head, body), origin).await,
             }
         })
     }
@@ -151,6 +164,8 @@ struct Marks {
     is_nested: bool,
     /// Whether nobody waits for the answer, and so nobody counts it.
     is_background: bool,
+    /// Drawn evenly from 0 to 1, once for each request: what decides on a refresh before its time.
+    seed: f64,
 }
 
 /// A visit that lasts: it waits for a store, or for the origin.
@@ -158,11 +173,15 @@ struct Stay {
     front: Arc<Front>,
     metrics: Arc<RouteMetrics>,
     marks: Marks,
+    /// Set when its client has been answered otherwise.
+    left: Option<Arc<AtomicBool>>,
 }
 
 impl Stay {
     fn visit(&self) -> Visit<'_> {
-        Visit { front: &self.front, metrics: &self.metrics, marks: self.marks }
+        let has_left = self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed));
+        let marks = Marks { is_background: self.marks.is_background || has_left, ..self.marks };
+        Visit { front: &self.front, metrics: &self.metrics, marks }
     }
 }
 
@@ -172,8 +191,8 @@ enum Course {
     Answer(Hit, EntryKey, Reason, Timestamp),
     /// From a response that another request is fetching, while it comes.
     Share(Hit, EntryKey, Following, Timestamp),
-    /// From a stored response that is stale, and revalidated in the background.
-    Refresh(Hit, EntryKey, Box<Errand>, Timestamp),
+    /// From a stored response, found for the reason given, that is revalidated in the background.
+    Refresh(Hit, EntryKey, Box<Errand>, Reason, Timestamp),
     /// From nowhere: the client accepts stored responses only.
     Unsatisfied(EntryKey),
     /// From the origin.
@@ -228,14 +247,18 @@ impl Visit<'_> {
     fn at_hand(&self, lookup: &Lookup, key: &EntryKey, head: &Parts) -> Option<(Hit, Timestamp)> {
         let store = self.front.cache.store();
         let (entry, now) = store.at_hand(key)?;
-        match lookup.clone().select(Some(entry), &head.headers, now) {
-            Selected::Hit(hit) => Some((hit, now)),
+        let (key, selected) = match lookup.clone().select(Some(entry), &head.headers, now, self.marks.seed) {
             Selected::Variant(lookup, variant) => {
                 let key = key.of_variant(variant);
-                match lookup.select(Some(store.at_hand(&key)?.0), &head.headers, now) {
-                    Selected::Hit(hit) => Some((hit, now)),
-                    _ => None,
-                }
+                let entry = store.at_hand(&key)?.0;
+                (Cow::Owned(key), lookup.select(Some(entry), &head.headers, now, self.marks.seed))
+            }
+            selected => (Cow::Borrowed(key), selected),
+        };
+        match selected {
+            Selected::Hit(hit) => Some((hit, now)),
+            Selected::Refresh(hit, _) if hit.staleness().is_none() && self.front.cache.has_asked_early(&key) => {
+                Some((hit, now))
             }
             _ => None,
         }
@@ -256,8 +279,10 @@ impl Visit<'_> {
             };
             let now = self.front.cache.store().now();
             let (selected, copy, unreadable) = match found {
-                Found::Entry(entry, copy) => (lookup.select(Some(entry), &head.headers, now), copy.into(), false),
-                Found::Absent => (lookup.select(None, &head.headers, now), Reason::Never, false),
+                Found::Entry(entry, copy) => {
+                    (lookup.select(Some(entry), &head.headers, now, self.marks.seed), copy.into(), false)
+                }
+                Found::Absent => (lookup.select(None, &head.headers, now, 1.0), Reason::Never, false),
                 Found::Invalidated(id) => (lookup.invalidated(id, &head.headers), Reason::Never, false),
                 Found::Unreadable(why @ Unreadable::Version(_)) => {
                     return Course::alone(lookup.without_store(why.into(), &head.headers), key);
@@ -266,7 +291,7 @@ impl Visit<'_> {
             };
             let forward = match selected {
                 Selected::Hit(hit) => return Course::Answer(hit, key, copy, now),
-                Selected::Stale(hit, forward) => return self.refresh(hit, forward, key, now),
+                Selected::Refresh(hit, forward) => return self.refresh(hit, forward, key, copy, now),
                 Selected::Unsatisfied => return Course::Unsatisfied(key),
                 Selected::Variant(of_variant, variant) => {
                     (lookup, key) = (of_variant, key.of_variant(variant));
@@ -295,11 +320,18 @@ impl Visit<'_> {
                     failures += 1;
                     (forward.look_again(), key.base())
                 }
+                Joining::Late => {
+                    let hit = forward.fall_back(&head.headers, Reason::SwrUpdating, now);
+                    match hit {
+                        Some(hit) => return Course::Answer(hit, key, Reason::SwrUpdating, now),
+                        None => return Course::alone(Selected::Forward(forward), key),
+                    }
+                }
                 Joining::Again => (forward.look_again(), key.base()),
                 Joining::Brought(fetched, coming, reason) => {
                     let now = self.front.cache.store().now();
                     match forward.look_again().select_fetched(&fetched, &head.headers, now) {
-                        Selected::Hit(hit) | Selected::Stale(hit, _) => {
+                        Selected::Hit(hit) | Selected::Refresh(hit, _) => {
                             return match coming {
                                 None => Course::Answer(hit, fetched.key, reason, now),
                                 Some(following) => Course::Share(hit, fetched.key, following, now),
@@ -343,9 +375,10 @@ impl Course {
     }
 
     /// To the origin, in the background.
-    fn refresh(hit: Hit, forward: Forward, key: EntryKey, grant: Option<Box<Grant>>, now: Timestamp) -> Self {
-        let (reason, stored_at) = (forward.reason(), Some(key.clone()));
-        Self::Refresh(hit, key, Box::new(Errand { reason, key: stored_at, forward: Some(forward), grant }), now)
+    fn refresh(hit: Hit, forward: Forward, grant: Grant, copy: Reason, now: Timestamp) -> Self {
+        let (reason, key, grant) = (forward.reason(), grant.key.clone(), Some(Box::new(grant)));
+        let errand = Errand { reason, key: Some(key.clone()), forward: Some(forward), grant };
+        Self::Refresh(hit, key, Box::new(errand), copy, now)
     }
 
     /// To the origin, for an answer that others wait for, or that may be stored.
@@ -371,6 +404,8 @@ enum Joining {
     Again,
     /// Whoever fetched it has failed; there may be somebody else who leads.
     Failed,
+    /// Somebody is fetching it, and what is held may answer meanwhile.
+    Late,
     /// Another request has fetched it, or is fetching it: then there is more to come.
     Brought(Filling, Option<Following>, Reason),
 }
@@ -395,19 +430,19 @@ impl Joining {
 }
 
 impl Visit<'_> {
-    /// Step 4 for a stale response that may answer meanwhile: whoever leads has it revalidated, and nobody waits.
-    fn refresh(&self, hit: Hit, forward: Forward, key: EntryKey, now: Timestamp) -> Course {
-        let grant = |lead| Box::new(Grant { key: key.clone(), lead, lease: None, unstored: None });
+    /// Step 4 for a response that may answer meanwhile: whoever leads has it revalidated, and nobody waits.
+    fn refresh(&self, hit: Hit, forward: Forward, key: EntryKey, copy: Reason, now: Timestamp) -> Course {
+        if hit.staleness().is_none() && !self.front.cache.asks_early(&key) {
+            return Course::Answer(hit, key, copy, now);
+        }
+        let grant = |key: &EntryKey, lead| Grant { key: key.clone(), lead, lease: None, unstored: None };
         if !forward.may_collapse() {
-            let grant = Some(grant(None));
-            return Course::refresh(hit, forward, key, grant, now);
+            return Course::refresh(hit, forward, grant(&key, None), copy, now);
         }
         match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
-            Joined::Lead(lead) => {
-                let grant = Some(grant(Some(lead)));
-                Course::refresh(hit, forward, key, grant, now)
-            }
-            Joined::Brought(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, Reason::SwrUpdating, now),
+            Joined::Lead(lead) => Course::refresh(hit, forward, grant(&key, Some(lead)), copy, now),
+            Joined::Brought(_) | Joined::Follow(_) if hit.staleness().is_none() => Course::Answer(hit, key, copy, now),
+            Joined::Brought(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, copy, now),
         }
     }
 
@@ -429,6 +464,10 @@ impl Visit<'_> {
                 Some(Joined::Lead(lead)) => {
                     return self.claim_in_turn(lead, forward, key, seen, budget, patience).await;
                 }
+                // What is stale may answer at once, as the leader's client gets it too if the origin takes long.
+                Some(Joined::Follow(_)) if self.front.rules.policy.soft_timeout.is_some() && forward.holds() => {
+                    return Joining::Late;
+                }
                 Some(Joined::Follow(mut follow)) => match follow.brings(patience).await {
                     Some(Waited::Brought(fetched)) => return Joining::brought(fetched, Reason::Collapsed),
                     Some(Waited::Released(Release::Compete)) => return Joining::Failed,
@@ -449,7 +488,7 @@ impl Visit<'_> {
     /// Asks the store for the right to fill; whoever leads others then fetches without it too.
     async fn claim(&self, lead: Option<Flight>, key: &EntryKey, seen: Seen, budget: &mut Budget) -> Joining {
         let (lease, unstored) = match budget.spend(self.front.cache.store().claim(key, seen)).await {
-            Ok(Claim::Granted(ticket)) => (Some(Lease::hold(self.front.cache.store().clone(), ticket)), None),
+            Ok(Claim::Granted(ticket)) => (Some(Lease::hold(&self.front.cache, ticket)), None),
             Ok(Claim::Found(_) | Claim::Moved) => return Joining::Again,
             Ok(Claim::Uncacheable) => {
                 self.front.cache.know_uncacheable(key);
@@ -567,11 +606,56 @@ impl Stay {
         let store = self.front.cache.store();
         let seen = forward.seen().map_or(Seen::Absent, Seen::Entry);
         let Ok(Claim::Granted(ticket)) = store.claim(&grant.key, seen).await else { return };
-        grant.lease = Some(Lease::hold(store.clone(), ticket));
+        grant.lease = Some(Lease::hold(&self.front.cache, ticket));
         exchange::ask_for_all(&mut request);
         self.marks.is_background = true;
         // What is stored of the answer is read to its end when it is dropped.
         drop(self.forward(errand, request, origin).await);
+    }
+
+    /// Steps 5 to 7 for an answer that others wait for, or that may be stored: it goes on when the client leaves, or has
+    /// waited long enough.
+    async fn forward_in_time<S, Q, B>(
+        mut self,
+        errand: Errand,
+        request: Request<Q>,
+        origin: S,
+    ) -> Result<Response<CacheBody<B>>, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        Q: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let (front, policy) = (self.front.clone(), &self.front.clone().rules.policy);
+        let held = errand.forward.clone().filter(Forward::holds);
+        let (soft, hard) = (policy.soft_timeout.filter(|_| held.is_some()), policy.hard_timeout);
+        let Some(limit) = soft.into_iter().chain(hard).chain(held.is_some().then_some(HARD_TIMEOUT)).min() else {
+            return Outlives::new(front.cache.background(), self.forward(errand, request, origin)).await;
+        };
+        let left = Arc::new(AtomicBool::new(false));
+        self.left = Some(left.clone());
+        let other = Self { front: front.clone(), metrics: self.metrics.clone(), marks: self.marks, left: None };
+        let (headers, key) = (request.headers().clone(), errand.key.clone());
+        let mut work = Outlives::new(front.cache.background(), self.forward(errand, request, origin));
+        let asked_at = Instant::now();
+        if let Ok(answer) = timeout(limit, &mut work).await {
+            return answer;
+        }
+        // From here on, what it comes to is nobody's answer, and not counted as one.
+        let fall_back = |reason| held.as_ref()?.fall_back(&headers, reason, front.cache.store().now());
+        let reason = if soft == Some(limit) { Reason::SoftTimeout } else { Reason::ErrorStale };
+        if let Some(hit) = fall_back(reason) {
+            left.store(true, Ordering::Relaxed);
+            return Ok(other.visit().late(hit, reason, key.as_ref()));
+        }
+        let Some(hard) = hard else { return work.await };
+        if let Ok(answer) = timeout(hard.saturating_sub(asked_at.elapsed()), &mut work).await {
+            return answer;
+        }
+        left.store(true, Ordering::Relaxed);
+        Ok(other.visit().shed(Reason::OriginTimeout, key.as_ref()))
     }
 
     /// Steps 5 and 6: asks the origin, and judges its answer.
@@ -609,8 +693,9 @@ impl Stay {
             (Err(error), None) => return Err(error),
             (Err(error), Some(forward)) => {
                 let now = self.front.cache.store().now();
-                let hit = forward.fail(&headers, now).ok_or(error)?;
-                return Ok(self.visit().failed(hit, None, lent.take_back(), key.as_ref(), now));
+                let (hit, throttled) =
+                    forward.fail(&headers, &self.front.rules.policy, now, fastrand::f64()).ok_or(error)?;
+                return Ok(self.visit().failed(hit, None, throttled, lent.take_back(), key.as_ref(), now));
             }
         };
         let caching = head.extensions.remove::<Caching>().unwrap_or_default();
@@ -642,9 +727,9 @@ impl Stay {
     {
         let Came { reason, key, received, grant, is_unreachable, asked_at, now } = came;
         let (storing, body) = match (received, grant) {
-            (Received::Stale(hit), grant) => {
+            (Received::Stale(hit, throttled), grant) => {
                 let status = (!is_unreachable).then_some(head.status.as_u16());
-                return self.visit().failed(hit, status, grant, key.as_ref(), now);
+                return self.visit().failed(hit, status, *throttled, grant, key.as_ref(), now);
             }
             (Received::Freshened(hit, admitted), grant) => {
                 let storing = self.front.freshened(admitted, grant, key.as_ref(), now);
@@ -697,6 +782,7 @@ impl<'f> Visit<'f> {
         let ttl = hit.ttl(now);
         let outcome = match hit.staleness() {
             None if reason == Reason::Collapsed => Outcome::Collapsed { ttl },
+            None if hit.is_negative() => Outcome::Hit { reason: Reason::Negative, ttl },
             stale => Outcome::Hit { reason: stale.unwrap_or(reason), ttl },
         };
         self.respond(hit, Some(key), outcome, now)
@@ -721,6 +807,7 @@ impl<'f> Visit<'f> {
         self,
         hit: Hit,
         status: Option<u16>,
+        throttled: Throttled,
         grant: Option<Box<Grant>>,
         key: Option<&EntryKey>,
         now: Timestamp,
@@ -728,10 +815,20 @@ impl<'f> Visit<'f> {
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
-        if let Some(lead) = grant.and_then(|grant| grant.lead) {
-            lead.release(Release::GoAlone);
+        if let Some(grant) = grant {
+            fill::throttle(self.front.cache.clone(), throttled, *grant);
         }
-        let outcome = Outcome::Failed { status, ttl: hit.ttl(now) };
+        let outcome = Outcome::Failed { reason: Reason::ErrorStale, status, ttl: hit.ttl(now) };
+        self.respond(hit, key, outcome, now)
+    }
+
+    /// The answer from a stored response, as the origin takes too long.
+    fn late<B>(self, hit: Hit, reason: Reason, key: Option<&EntryKey>) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let now = self.front.cache.store().now();
+        let outcome = Outcome::Failed { reason, status: None, ttl: hit.ttl(now) };
         self.respond(hit, key, outcome, now)
     }
 
@@ -746,14 +843,14 @@ impl<'f> Visit<'f> {
         response
     }
 
-    /// 504, for a client that accepts stored responses only (RFC 9111 section 5.2.1.7).
-    fn unsatisfied<B>(self, key: &EntryKey) -> Response<CacheBody<B>>
+    /// 504: for a client that accepts stored responses only (RFC 9111 section 5.2.1.7), or as the origin takes too long.
+    fn shed<B>(self, reason: Reason, key: Option<&EntryKey>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        self.sign(Outcome::Shed { reason: Reason::OnlyIfCached }, Some(key)).write(response.headers_mut(), None);
+        self.sign(Outcome::Shed { reason }, key).write(response.headers_mut(), None);
         self.mark(response.extensions_mut());
         response
     }

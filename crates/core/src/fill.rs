@@ -1,8 +1,8 @@
 //! Keeps a body while it streams to its clients, and offers it to the store when it is whole.
 
-use crate::{Cache, background, engine::Grant, flights::Release, share::Fetched, store::Filled};
+use crate::{Cache, background::Background, engine::Grant, flights::Release, share::Fetched, store::Filled};
 use bytes::{Bytes, BytesMut};
-use larder_semantics::{Admission, EntryId, Filling, Refusal};
+use larder_semantics::{Admission, EntryId, Filling, Refusal, exchange::Throttled};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -34,6 +34,10 @@ impl Fill {
     /// Begins to keep the answer to a request that was forwarded at `asked_at`.
     pub(crate) fn begin(cache: Cache, admission: Box<Admission>, grant: Box<Grant>, asked_at: Instant) -> Box<Self> {
         Box::new(Self { cache, admission, grant, asked_at, length: 0, ids: Ids::draw() })
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        self.cache.background()
     }
 
     /// Gives those who wait what comes, while it comes.
@@ -83,6 +87,13 @@ pub(crate) fn freshen(cache: Cache, admission: Admission, grant: Grant) {
     store(cache, admission.freshened(grant.born(), ids.response, ids.rule), grant);
 }
 
+/// Stores anew what is held of an origin that has failed, with the time until which it is spared, and gives it to those who
+/// wait.
+pub(crate) fn throttle(cache: Cache, throttled: Throttled, grant: Grant) {
+    let filling = throttled.filling(grant.key.clone(), Ids::draw().response);
+    store(cache, filling, grant);
+}
+
 /// Gives a response to those who wait for it, and offers it to the store.
 fn store(cache: Cache, filling: Filling, grant: Grant) {
     let Grant { lead, lease, .. } = grant;
@@ -92,7 +103,8 @@ fn store(cache: Cache, filling: Filling, grant: Grant) {
     let Some(ticket) = lease.and_then(|lease| lease.spend()) else {
         return;
     };
-    background::run(async move {
+    let background = cache.background().clone();
+    background.run(async move {
         let refusal = match cache.store().fill(ticket, filling).await {
             Ok(Filled::Stored) => return cache.observer().stored(),
             Ok(Filled::Voided) => Refusal::TicketLost,

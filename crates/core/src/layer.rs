@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, re
 use larder_semantics::{
     Policy,
     key::{Key, KeyError, Template},
+    policy::Early,
 };
 use std::{
     fmt,
@@ -166,6 +167,48 @@ impl CacheLayer {
     pub fn status(self, status: StatusCode, ttl: impl Into<Ttl>) -> Self {
         let ttl = ttl.into();
         self.set(|rules| rules.policy.statuses.push((status, ttl.lifetime())))
+    }
+
+    /// How long an expired response still answers while it is revalidated in the background, where it does not say itself
+    /// (RFC 5861 section 3). Default zero.
+    #[must_use]
+    pub fn stale_while_revalidate(self, time: Duration) -> Self {
+        self.set(|rules| rules.policy.stale_while_revalidate = time)
+    }
+
+    /// How long an expired response still answers when the inner service fails or answers 500, 502, 503 or 504, where it does
+    /// not say itself (RFC 5861 section 4). Default zero.
+    #[must_use]
+    pub fn stale_if_error(self, time: Duration) -> Self {
+        self.set(|rules| (rules.policy.stale_if_error, rules.policy.stale_if_unreachable) = (time, time))
+    }
+
+    /// How long an inner service that has failed is not asked again for what an expired response answers meanwhile. It
+    /// doubles with every failure in a row, up to a minute, and all instances keep to it. Default 10 s, at least 1 s.
+    #[must_use]
+    pub fn throttle(self, pause: Duration) -> Self {
+        self.set(|rules| rules.policy.throttle = pause)
+    }
+
+    /// When a response is fetched anew before its lifetime is over, in the background, by one request of the fleet. Default
+    /// [`Early::Never`].
+    #[must_use]
+    pub fn early(self, early: Early) -> Self {
+        self.set(|rules| rules.policy.early = early)
+    }
+
+    /// After what time an expired response answers in place of the inner service, if it may answer in place of an error; the
+    /// inner service goes on in the background. Default never.
+    #[must_use]
+    pub fn soft_timeout(self, time: Duration) -> Self {
+        self.set(|rules| rules.policy.soft_timeout = Some(time))
+    }
+
+    /// After what time the inner service counts as one that has failed: an expired response answers if it may, else a 504 of
+    /// the layer's own. Default: 30 s where an expired response may answer, else never.
+    #[must_use]
+    pub fn hard_timeout(self, time: Duration) -> Self {
+        self.set(|rules| rules.policy.hard_timeout = Some(time))
     }
 
     /// The largest body that is stored, in bytes. Default 1 MiB; a larger one streams through unstored.

@@ -1,7 +1,8 @@
 //! A ticket in the hands of the request that fetches: renewed while it is held, given back when it is not used.
 
 use crate::{
-    background,
+    Cache,
+    background::Background,
     store::{AnyStore, TICKET_LIFE, Ticket, Unused},
 };
 use std::{sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ use tokio::{
 
 /// Holds a ticket, and renews it each second, for a minute at most. Dropped unused, it gives the ticket back.
 pub(crate) struct Lease {
+    background: Background,
     store: Arc<dyn AnyStore>,
     ticket: Option<Ticket>,
     /// Why it is given back, if it is not used.
@@ -20,10 +22,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn hold(store: Arc<dyn AnyStore>, ticket: Ticket) -> Self {
+    pub(crate) fn hold(cache: &Cache, ticket: Ticket) -> Self {
+        let (store, background) = (cache.store().clone(), cache.background().clone());
         let renewed = Ticket { key: ticket.key.clone(), ..ticket };
         let heartbeat = tokio::spawn(renew(store.clone(), renewed));
-        Self { store, ticket: Some(ticket), unused: Unused::NoAnswer, heartbeat: heartbeat.abort_handle() }
+        Self { background, store, ticket: Some(ticket), unused: Unused::NoAnswer, heartbeat: heartbeat.abort_handle() }
     }
 
     /// Gives the ticket back, as the answer is of a kind that is not stored.
@@ -62,7 +65,7 @@ impl Drop for Lease {
         if let Some(ticket) = self.ticket.take() {
             let (store, unused) = (self.store.clone(), self.unused);
             // A ticket that cannot be given back runs out by itself.
-            background::run(async move { drop(store.release(ticket, unused).await) });
+            self.background.run(async move { drop(store.release(ticket, unused).await) });
         }
     }
 }

@@ -39,6 +39,7 @@ pub use larder_semantics as semantics;
 pub use larder_semantics::{
     Caching, Policy, Reason, Refusal, Verdict,
     key::{Key, KeyError, Template},
+    policy::Early,
     sealing::TRACKING_PARAMETERS,
 };
 pub use layer::{CacheLayer, ConfigError};

@@ -847,9 +847,11 @@ async fn a_background_request_that_fails_leaves_the_stale_response_for_the_rest_
         });
         stage.get(&[]).await;
         wait(15).await;
-        for calls in 2..4 {
-            assert_eq!(stage.get(&[]).await.told(), told("STALE", 200, "old"), "{fails}");
-            wait(2).await;
+        for (calls, seconds, detail) in [(2, 2, "swr-refresh"), (2, 12, "error-throttled"), (3, 1, "swr-refresh")] {
+            let answer = stage.get(&[]).await;
+            assert_eq!(answer.told(), told("STALE", 200, "old"), "{fails}");
+            assert!(answer.tells(&format!("detail={detail}")), "{answer:?}");
+            wait(seconds).await;
             assert_eq!(stage.calls(), calls);
         }
         assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "new"), "{fails}");
@@ -904,6 +906,12 @@ async fn a_stale_response_takes_the_place_of_an_error() {
                 assert!(answer.tells("fwd=stale") && answer.tells("detail=error-stale"), "{answer:?}");
                 assert_eq!(answer.tells(&format!("fwd-status={status}")), status != 0, "{answer:?}");
                 assert_eq!(answer.field("cache-status").contains("fwd-status"), status != 0, "{answer:?}");
+                let calls = stage.calls();
+                let spared = stage.get(&[]).await;
+                assert_eq!(spared.told(), told("STALE", 200, "page"), "{status}");
+                assert!(spared.tells("hit") && spared.tells("detail=error-throttled"), "{spared:?}");
+                assert_eq!(stage.calls(), calls, "the origin is spared for a while");
+                wait(12).await;
             }
         }
     }
@@ -1002,7 +1010,7 @@ async fn once_the_origin_is_well_again_the_stale_response_is_replaced() {
     stage.get(&[]).await;
     wait(15).await;
     assert_eq!(stage.get(&[]).await.told(), told("STALE", 200, "old"));
-    wait(2).await;
+    wait(12).await;
     assert_eq!(stage.get(&[]).await.told(), told("EXPIRED", 200, "new"));
     assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "new"));
 }

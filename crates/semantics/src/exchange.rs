@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Intake::of(head, policy)            -> Bypass | Lookup
-//! Lookup::select(entry, headers, now) -> Hit | Stale(Hit, Forward) | Variant | Forward | Unsatisfied
+//! Lookup::select(entry, headers, ..)  -> Hit | Refresh(Hit, Forward) | Variant | Forward | Unsatisfied
 //! Forward::prepare(headers)           asks the origin whether what is held still holds
 //! Forward::receive(head, ..)          -> Store(Admission) | Freshened(Hit, Admission) | Stale(Hit) | Pass
 //! Forward::fail(headers, now)         -> Hit, when the origin cannot be reached
@@ -15,12 +15,12 @@ use crate::{
     groups::{self, CACHE_GROUPS},
     key::{self, EntryKey},
     partial::{self, Extent},
-    policy::{Caching, Policy},
+    policy::{Caching, Early, Policy},
     range,
     reason::{Reason, Refusal, Storing},
     sealing,
     signature::Signature,
-    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse},
+    stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse, Throttle},
     storing::{ContentLength, Credentials, Storability},
     tags,
     time::Timestamp,
@@ -122,6 +122,7 @@ struct Choices {
     most_variants: usize,
     selects_by_language: bool,
     stores_parts: bool,
+    early: Early,
 }
 
 impl Choices {
@@ -130,6 +131,7 @@ impl Choices {
             most_variants: policy.most_variants,
             selects_by_language: policy.select_by_language,
             stores_parts: policy.store_partial && !policy.sealed,
+            early: policy.early,
         }
     }
 }
@@ -139,8 +141,8 @@ impl Choices {
 pub enum Selected {
     /// The stored response answers.
     Hit(Hit),
-    /// The stored response answers, stale, while the origin is asked in the background.
-    Stale(Hit, Forward),
+    /// The stored response answers, while the origin is asked in the background: it is stale, or it is time.
+    Refresh(Hit, Forward),
     /// The resource varies: the same lookup is to be made for this variant.
     Variant(Lookup, VariantId),
     /// The origin is to be asked.
@@ -151,7 +153,9 @@ pub enum Selected {
 
 impl Lookup {
     /// Selects from what the store holds (RFC 9111 section 4) for the request with `headers`.
-    pub fn select(self, found: Option<Arc<Entry>>, headers: &HeaderMap, now: Timestamp) -> Selected {
+    ///
+    /// `seed` is drawn evenly from 0 to 1; it decides on what is fetched anew before its time.
+    pub fn select(self, found: Option<Arc<Entry>>, headers: &HeaderMap, now: Timestamp, seed: f64) -> Selected {
         let nothing = if self.variant.is_some() { Reason::Vary } else { Reason::Never };
         let Some(entry) = found else {
             return self.forward(nothing, None, headers);
@@ -169,7 +173,16 @@ impl Lookup {
         };
         let form = self.form(headers, response);
         match (self.fitness(response, now), form) {
+            (Fitness::Fresh, Some(form)) if self.is_due(response, now, seed) => {
+                let hit = Hit { entry: entry.clone(), form, stale: None };
+                Selected::Refresh(hit, self.refresh(entry, true))
+            }
             (Fitness::Fresh, Some(form)) => Selected::Hit(Hit { entry, form, stale: None }),
+            (Fitness::StaleWhileRevalidated | Fitness::Unfit(Reason::Expired), Some(form))
+                if response.is_throttled(now) =>
+            {
+                Selected::Hit(Hit { entry, form, stale: Some(Reason::ErrorThrottled) })
+            }
             (Fitness::Accepted, Some(form)) => Selected::Hit(Hit { entry, form, stale: Some(Reason::MaxStale) }),
             (Fitness::Unfit(_) | Fitness::StaleWhileRevalidated, _)
                 if self.asks_for_less && validation::is_for_origin(headers) =>
@@ -182,10 +195,7 @@ impl Lookup {
                 if self.client.only_if_cached {
                     return Selected::Hit(hit);
                 }
-                // The whole is asked for, whatever of it this request has asked for.
-                let lookup = Self { method: Method::GET, asks_for_less: false, ..self };
-                let (reason, seen) = (Reason::Expired, Some(entry.id));
-                Selected::Stale(hit, Forward { reason, seen, held: Some(entry), joins: None, storable: true, lookup })
+                Selected::Refresh(hit, self.refresh(entry, false))
             }
             (Fitness::Foreign(reason), _) => {
                 let seen = Some(entry.id);
@@ -203,14 +213,35 @@ impl Lookup {
         }
     }
 
+    /// Whether it is time to fetch a fresh response anew.
+    fn is_due(&self, response: &StoredResponse, now: Timestamp, seed: f64) -> bool {
+        self.choices.early != Early::Never
+            && !self.client.only_if_cached
+            && response.stale.throttle.until <= now
+            && !response.lifetime.is_zero()
+            && {
+                let left = response.lifetime.saturating_sub(response.age(now));
+                self.choices.early.is_due(response.origin_cost, response.lifetime, left, seed)
+            }
+    }
+
+    /// To the origin in the background, for the whole, whatever of it this request has asked for.
+    fn refresh(self, entry: Arc<Entry>, is_early: bool) -> Forward {
+        let lookup = Self { method: Method::GET, asks_for_less: false, ..self };
+        let (reason, seen) = (Reason::Expired, Some(entry.id));
+        Forward { reason, seen, held: Some(entry), joins: None, storable: true, is_early, lookup }
+    }
+
     /// Selects from what another request has just fetched for the same key.
     pub fn select_fetched(self, fetched: &Filling, headers: &HeaderMap, now: Timestamp) -> Selected {
+        // What has just come is not fetched anew before its time.
+        const NEVER: f64 = 1.0;
         let Some(rule) = &fetched.rule else {
-            return self.select(Some(fetched.response.clone()), headers, now);
+            return self.select(Some(fetched.response.clone()), headers, now, NEVER);
         };
-        match self.select(Some(rule.clone()), headers, now) {
+        match self.select(Some(rule.clone()), headers, now, NEVER) {
             Selected::Variant(lookup, variant) if fetched.key.variant == Some(variant) => {
-                lookup.select(Some(fetched.response.clone()), headers, now)
+                lookup.select(Some(fetched.response.clone()), headers, now, NEVER)
             }
             Selected::Variant(lookup, _) => lookup.forward(Reason::Vary, None, headers),
             other => other,
@@ -290,7 +321,7 @@ impl Lookup {
         }
         let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
         let seen = held.as_ref().map(|entry| entry.id);
-        let forward = Forward { reason, seen, held, joins: None, storable: false, lookup: self };
+        let forward = Forward { reason, seen, held, joins: None, storable: false, is_early: false, lookup: self };
         // A part never takes the place of a whole.
         let is_part = |held: &StoredResponse| held.status == StatusCode::PARTIAL_CONTENT;
         let stores_part = forward.lookup.choices.stores_parts && forward.held().is_none_or(is_part);
@@ -371,6 +402,11 @@ impl Hit {
     /// Why it may answer although it is stale, if it is.
     pub fn staleness(&self) -> Option<Reason> {
         self.stale
+    }
+
+    /// Whether it is an error that is stored.
+    pub fn is_negative(&self) -> bool {
+        self.response().is_some_and(|response| response.status.is_client_error() || response.status.is_server_error())
     }
 
     /// The same, when another request has it revalidated.
@@ -488,7 +524,7 @@ pub fn ask_for_all<Q>(request: &mut Request<Q>) {
 }
 
 /// A request that goes to the origin.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Forward {
     reason: Reason,
     seen: Option<EntryId>,
@@ -497,6 +533,8 @@ pub struct Forward {
     /// The stored part to which what comes may be added.
     joins: Option<Arc<Entry>>,
     storable: bool,
+    /// Whether what is held is fresh, and fetched anew before its time.
+    is_early: bool,
     lookup: Lookup,
 }
 
@@ -507,8 +545,8 @@ pub enum Received {
     Store(Box<Admission>),
     /// It confirms what is stored, which answers, and is stored anew if it may be.
     Freshened(Hit, Result<Box<Admission>, Refusal>),
-    /// It is an error; what is stored answers, stale.
-    Stale(Hit),
+    /// It is an error; what is stored answers, stale, and is stored anew, so that the origin is spared.
+    Stale(Hit, Box<Throttled>),
     /// It is passed on only.
     Pass(Storing),
     /// It is passed on only, and what is stored is no longer what the origin has.
@@ -533,6 +571,7 @@ impl Forward {
             held: None,
             joins: None,
             storable: true,
+            is_early: false,
             lookup,
         })
     }
@@ -598,8 +637,25 @@ impl Forward {
     }
 
     /// What answers when the origin cannot be reached: what is stored, as long as that is allowed.
-    pub fn fail(&self, request: &HeaderMap, now: Timestamp) -> Option<Hit> {
-        self.stale_for(request, now, |stale| stale.if_unreachable)
+    pub fn fail(&self, request: &HeaderMap, policy: &Policy, now: Timestamp, seed: f64) -> Option<(Hit, Throttled)> {
+        let hit = self.stale_for(request, now, |stale| stale.if_unreachable)?;
+        Some((hit, self.throttled(policy, true, now, seed)?))
+    }
+
+    /// What answers when the origin takes longer than a client is to wait, for this reason.
+    pub fn fall_back(&self, request: &HeaderMap, reason: Reason, now: Timestamp) -> Option<Hit> {
+        let hit = self.stale_for(request, now, |stale| stale.if_unreachable.max(stale.if_error))?;
+        Some(Hit { stale: Some(reason), ..hit })
+    }
+
+    /// What is held, with the time until which the origin is to be spared.
+    fn throttled(&self, policy: &Policy, unreachable: bool, now: Timestamp, seed: f64) -> Option<Throttled> {
+        let held = self.held()?;
+        let first = policy.throttle.clamp(Duration::from_secs(1), Throttle::LONGEST);
+        let throttle = held.stale.throttle.after(first, unreachable, now, seed);
+        let response = StoredResponse { stale: StaleUse { throttle, ..held.stale }, ..held.clone() };
+        let stored_for = held.stored_for().saturating_sub(now.since(held.received_at));
+        Some(Throttled { response, rule: self.rule(), stored_for })
     }
 
     /// Judges the head of the origin's answer, and what the handler said beside it.
@@ -613,8 +669,11 @@ impl Forward {
     ) -> Received {
         if is_error(response.status) {
             let window = |stale: StaleUse| if caching.unreachable { stale.if_unreachable } else { stale.if_error };
-            if let Some(hit) = self.stale_for(&asked.headers, arrival.now, window) {
-                return Received::Stale(hit);
+            let throttled = self.throttled(policy, caching.unreachable, arrival.now, arrival.seed);
+            if let Some(hit) = self.stale_for(&asked.headers, arrival.now, window)
+                && let Some(throttled) = throttled
+            {
+                return Received::Stale(hit, Box::new(throttled));
             }
         }
         if let Some(held) = self.held.clone()
@@ -649,7 +708,9 @@ impl Forward {
     fn stale_for(&self, request: &HeaderMap, now: Timestamp, window: impl Fn(StaleUse) -> Duration) -> Option<Hit> {
         let (entry, held) = (self.held.clone()?, self.held()?);
         let form = self.lookup.form(request, held).or_else(|| whole(held))?;
-        let is_allowed = held.staleness(now) < window(held.stale);
+        // Within the time in which it is revalidated it answers anyhow, and so it does while it is fresh.
+        let window = window(held.stale).max(held.stale.while_revalidate);
+        let is_allowed = self.is_early && held.is_fresh(now) || held.staleness(now) < window;
         is_allowed.then_some(Hit { entry, form, stale: Some(Reason::ErrorStale) })
     }
 
@@ -726,6 +787,7 @@ impl Forward {
                 Storability::Refused(refusal) => return Err(refusal),
             };
         let fields = union(fields, policy.key_headers.clone());
+        let cost_before = self.held().map(|held| held.origin_cost).filter(|cost| !cost.is_zero());
         let groups = groups::tags(&headers, &CACHE_GROUPS, &authority);
         let all_tags = policy.tags.iter().chain(&caching.tags).chain(&groups).map(String::as_str);
         let tags = tags::of_entry(all_tags).ok_or(Refusal::TooManyTags)?;
@@ -750,6 +812,7 @@ impl Forward {
             },
             limit: policy.max_body,
             makes_etag: policy.make_etags && status == StatusCode::OK,
+            cost_before,
             joins: self.joins,
             response: StoredResponse {
                 status,
@@ -768,6 +831,22 @@ impl Forward {
                 generation: 0,
             },
         }))
+    }
+}
+
+/// A stored response with the time until which its origin, which has failed, is to be spared.
+#[derive(Debug)]
+pub struct Throttled {
+    response: StoredResponse,
+    rule: Option<Arc<Entry>>,
+    stored_for: Duration,
+}
+
+impl Throttled {
+    /// Says what to store under `key`, where it was before; `id` is a fresh one.
+    pub fn filling(self, key: EntryKey, id: EntryId) -> Filling {
+        let Self { response, rule, stored_for } = self;
+        Filling { key, response: Arc::new(Entry { id, content: Content::Response(response) }), rule, stored_for }
     }
 }
 
@@ -799,6 +878,8 @@ pub struct Admission {
     limit: u64,
     makes_etag: bool,
     joins: Option<Arc<Entry>>,
+    /// What the response that was held took the origin.
+    cost_before: Option<Duration>,
     response: StoredResponse,
 }
 
@@ -846,6 +927,7 @@ impl Admission {
     /// `origin_cost` is the time to the last byte; `born` is what the invalidation clock showed before the origin was asked;
     /// `id` and `rule_id` are fresh ids, the second for a rule that is new.
     pub fn complete(self, body: Bytes, origin_cost: Duration, born: u64, id: EntryId, rule_id: EntryId) -> Filling {
+        let origin_cost = self.cost_before.map_or(origin_cost, |before| (before + origin_cost) / 2);
         let mut response = StoredResponse { body, origin_cost, ..self.response };
         if let Some(Entry { content: Content::Response(part), .. }) = self.joins.as_deref()
             && let Some(combined) = partial::combined(part, &response, self.limit)

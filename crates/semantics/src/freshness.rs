@@ -2,7 +2,7 @@
 
 use crate::{
     directives::{ResponseDirectives, delta_seconds},
-    policy::{Caching, LONGEST_GUESSED_ERROR, LONGEST_HEURISTIC, LONGEST_LIFETIME, Policy},
+    policy::{Caching, LONGEST_GUESSED_ERROR, LONGEST_HEURISTIC, LONGEST_LIFETIME, LONGEST_NEGATIVE, Policy},
     time::Timestamp,
 };
 use http::{HeaderMap, StatusCode, header};
@@ -50,6 +50,9 @@ impl Lifetime {
             return Some(Self::Stated(lifetime.min(LONGEST_LIFETIME)));
         }
         let of_status = policy.statuses.iter().find(|(known, _)| *known == status).map(|(_, lifetime)| *lifetime);
+        // What is missing today may be there soon, and a policy cannot know.
+        let is_error = status.is_client_error() || status.is_server_error();
+        let of_status = of_status.map(|lifetime| if is_error { lifetime.min(LONGEST_NEGATIVE) } else { lifetime });
         let lifetime = of_status.or(policy.lifetime.filter(|_| status.is_success()));
         lifetime.map(given).or_else(|| guessed(status, headers, directives, policy, arrival).map(Self::Guessed))
     }

@@ -77,9 +77,56 @@ pub struct Policy {
     /// The fields whose cache directives count in place of `Cache-Control`'s, the first one that is there
     /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`.
     pub targets: Vec<HeaderName>,
+    /// How long a stale response answers while it is revalidated in the background, where the response does not say
+    /// (RFC 5861 section 3). Default zero.
+    pub stale_while_revalidate: Duration,
+    /// How long a stale response answers in place of an error, where the response does not say (RFC 5861 section 4).
+    /// Default zero.
+    pub stale_if_error: Duration,
     /// How long a stale response answers when the origin cannot be reached. Default zero.
     pub stale_if_unreachable: Duration,
+    /// How long an origin that has failed is not asked again for what a stale response can answer meanwhile; it doubles with
+    /// every failure in a row, up to a minute. Default 10 s, at least 1 s.
+    pub throttle: Duration,
+    /// When a response is fetched anew before its lifetime is over. Default never.
+    pub early: Early,
+    /// After what time a stale response answers in place of the origin, which goes on in the background. Default never.
+    pub soft_timeout: Option<Duration>,
+    /// After what time the origin counts as one that cannot be reached: a stale response answers if it may, else a 504 of
+    /// the layer's own. It goes on in the background for as long again. Default: 30 s where a stale response may answer, else
+    /// never.
+    pub hard_timeout: Option<Duration>,
 }
+
+/// When a response is fetched anew before its lifetime is over, in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Early {
+    /// Never.
+    #[default]
+    Never,
+    /// At the first request after this part of its lifetime, from 0 to 1.
+    At(f64),
+    /// At random, the likelier the nearer the end and the longer the origin takes, by a factor of which 1 is usual
+    /// (XFetch: Vattani, Chierichetti, Lowenstein, Optimal Probabilistic Cache Stampede Prevention, VLDB 2015).
+    XFetch(f64),
+}
+
+impl Early {
+    /// Whether it is time, for a response that took `cost` to make, and has `left` of its `lifetime`; `seed` is drawn
+    /// evenly from 0 to 1.
+    pub fn is_due(self, cost: Duration, lifetime: Duration, left: Duration, seed: f64) -> bool {
+        let (lifetime, left) = (lifetime.as_secs_f64(), left.as_secs_f64());
+        match self {
+            Self::Never => false,
+            Self::At(part) => lifetime - left >= lifetime * part,
+            // The paper's now - cost * factor * ln(seed) >= end, without its infinity at zero.
+            Self::XFetch(factor) => seed < (-left / (factor * cost.as_secs_f64())).exp(),
+        }
+    }
+}
+
+/// The longest lifetime that a policy gives an answer that is an error.
+pub const LONGEST_NEGATIVE: Duration = Duration::from_secs(5 * 60);
 
 /// The longest lifetime that is ever guessed.
 pub const LONGEST_HEURISTIC: Duration = Duration::from_secs(24 * 60 * 60);
@@ -146,7 +193,13 @@ impl Default for Policy {
             sealed: false,
             query: Query::default(),
             targets: vec![CDN_CACHE_CONTROL],
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             stale_if_unreachable: Duration::ZERO,
+            throttle: Duration::from_secs(10),
+            early: Early::Never,
+            soft_timeout: None,
+            hard_timeout: None,
         }
     }
 }

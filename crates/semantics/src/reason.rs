@@ -43,12 +43,18 @@ pub enum Reason {
     Near,
     /// Fresh, from the shared store.
     Far,
+    /// Fresh, and an error.
+    Negative,
     /// Stale, while this request has it revalidated in the background.
     SwrRefresh,
     /// Stale, while another request has it revalidated.
     SwrUpdating,
     /// Stale, as the origin failed.
     ErrorStale,
+    /// Stale, as the origin failed a while ago, and is not asked again yet.
+    ErrorThrottled,
+    /// Stale, as the origin takes longer than a client is to wait for it.
+    SoftTimeout,
     /// Stale, as the client accepts it.
     MaxStale,
     /// Expired, and confirmed by the origin.
@@ -101,15 +107,20 @@ pub enum Reason {
     KeyRefused,
     /// The client accepts only a stored response, and there is none.
     OnlyIfCached,
+    /// The origin did not answer in the time that the layer gives it.
+    OriginTimeout,
 }
 
 /// The verdict, the word and the forward reason of RFC 9211 of each [`Reason`], in the order of the variants.
-const REASONS: [(Reason, Verdict, &str, Option<&str>); 31] = [
+const REASONS: [(Reason, Verdict, &str, Option<&str>); 35] = [
     (Reason::Near, Verdict::Hit, "near", None),
     (Reason::Far, Verdict::Hit, "far", None),
+    (Reason::Negative, Verdict::Hit, "negative", None),
     (Reason::SwrRefresh, Verdict::Stale, "swr-refresh", None),
     (Reason::SwrUpdating, Verdict::Stale, "swr-updating", None),
     (Reason::ErrorStale, Verdict::Stale, "error-stale", Some("stale")),
+    (Reason::ErrorThrottled, Verdict::Stale, "error-throttled", None),
+    (Reason::SoftTimeout, Verdict::Stale, "soft-timeout", Some("stale")),
     (Reason::MaxStale, Verdict::Stale, "max-stale", None),
     (Reason::NotModified, Verdict::Revalidated, "not-modified", Some("stale")),
     (Reason::Expired, Verdict::Miss, "expired", Some("stale")),
@@ -136,6 +147,7 @@ const REASONS: [(Reason, Verdict, &str, Option<&str>); 31] = [
     (Reason::VariantsExceeded, Verdict::Bypass, "variants-exceeded", Some("bypass")),
     (Reason::KeyRefused, Verdict::Bypass, "key-refused", Some("bypass")),
     (Reason::OnlyIfCached, Verdict::Shed, "only-if-cached", None),
+    (Reason::OriginTimeout, Verdict::Shed, "origin-timeout", None),
 ];
 
 impl Reason {
@@ -185,7 +197,7 @@ impl Reason {
         match self {
             Self::Near | Self::Collapsed => "near",
             Self::Far => "far",
-            Self::OnlyIfCached => "none",
+            Self::OnlyIfCached | Self::OriginTimeout => "none",
             _ => "origin",
         }
     }
@@ -314,8 +326,10 @@ pub enum Outcome {
         /// Seconds of freshness left.
         ttl: i64,
     },
-    /// Answered with a stale response, as the origin failed; `ttl` is what is left of the lifetime in seconds.
+    /// Answered with a stale response, as the origin failed or takes too long; `ttl` is what is left of the lifetime in seconds.
     Failed {
+        /// Which of them.
+        reason: Reason,
         /// The origin's status code, if it answered.
         status: Option<u16>,
         /// Seconds of freshness left, below zero.
@@ -355,9 +369,11 @@ impl Outcome {
     /// The one reason of this outcome.
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Hit { reason, .. } | Self::Forwarded { reason, .. } | Self::Shed { reason } => reason,
+            Self::Hit { reason, .. }
+            | Self::Forwarded { reason, .. }
+            | Self::Failed { reason, .. }
+            | Self::Shed { reason } => reason,
             Self::Collapsed { .. } => Reason::Collapsed,
-            Self::Failed { .. } => Reason::ErrorStale,
         }
     }
 }
@@ -400,7 +416,7 @@ mod tests {
     fn a_reason_is_a_hit_or_is_forwarded_never_both() {
         for reason in Reason::all() {
             let answered_here = matches!(reason.verdict(), Verdict::Hit | Verdict::Stale | Verdict::Shed);
-            let answered_here = answered_here && reason != Reason::ErrorStale;
+            let answered_here = answered_here && !matches!(reason, Reason::ErrorStale | Reason::SoftTimeout);
             assert_eq!(answered_here, reason.forward().is_none(), "{reason}");
         }
     }

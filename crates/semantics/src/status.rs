@@ -31,7 +31,7 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
             let parts = ["; fwd=uri-miss; collapsed; ttl=", ttl, "; detail=", reason.as_str()];
             [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
         }
-        Outcome::Failed { status, ttl } => {
+        Outcome::Failed { status, ttl, .. } => {
             let (before, status) = match status {
                 Some(status) => ("; fwd=stale; fwd-status=", decimal(i64::from(status), status_digits)),
                 None => ("; fwd=stale", ""),
@@ -106,10 +106,13 @@ mod tests {
                 "larder; fwd=stale; fwd-status=200; stored=?0; detail=set-cookie",
             ),
             (
-                Outcome::Failed { status: Some(502), ttl: -70 },
+                Outcome::Failed { reason: Reason::ErrorStale, status: Some(502), ttl: -70 },
                 "larder; fwd=stale; fwd-status=502; ttl=-70; detail=error-stale",
             ),
-            (Outcome::Failed { status: None, ttl: -70 }, "larder; fwd=stale; ttl=-70; detail=error-stale"),
+            (
+                Outcome::Failed { reason: Reason::ErrorStale, status: None, ttl: -70 },
+                "larder; fwd=stale; ttl=-70; detail=error-stale",
+            ),
             (
                 forwarded(Reason::BreakerOpen, Storing::Untried),
                 "larder; fwd=bypass; fwd-status=200; detail=breaker-open",
@@ -125,9 +128,10 @@ mod tests {
     fn every_outcome_is_a_structured_field_with_hit_or_fwd_and_never_both() {
         for reason in Reason::all() {
             let outcomes = match reason.verdict() {
-                _ if reason == Reason::ErrorStale => {
-                    vec![Outcome::Failed { status: Some(502), ttl: -70 }, Outcome::Failed { status: None, ttl: 0 }]
-                }
+                _ if matches!(reason, Reason::ErrorStale | Reason::SoftTimeout) => vec![
+                    Outcome::Failed { reason, status: Some(502), ttl: -70 },
+                    Outcome::Failed { reason, status: None, ttl: 0 },
+                ],
                 Verdict::Hit | Verdict::Stale => vec![Outcome::Hit { reason, ttl: -3 }],
                 Verdict::Shed => continue,
                 _ => vec![

@@ -91,6 +91,34 @@ pub struct StaleUse {
     pub if_unreachable: Duration,
     /// When the client says that it accepts a stale response.
     pub if_accepted: Duration,
+    /// Until when the origin is not asked again, as it has failed.
+    pub throttle: Throttle,
+}
+
+/// What an origin that has failed is spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Throttle {
+    /// Until when it is not asked.
+    pub until: Timestamp,
+    /// How often it has failed in a row.
+    pub failures: u8,
+    /// Whether it could not be reached, the last time.
+    pub unreachable: bool,
+}
+
+impl Throttle {
+    /// The longest pause between two attempts.
+    pub const LONGEST: Duration = Duration::from_secs(60);
+
+    /// After one failure more: the pauses begin at `first` and double up to [`LONGEST`](Self::LONGEST), a tenth shorter or
+    /// longer by `seed`, from 0 to 1.
+    #[must_use]
+    pub fn after(self, first: Duration, unreachable: bool, now: Timestamp, seed: f64) -> Self {
+        let grown = first.saturating_mul(1 << self.failures.min(6)).min(Self::LONGEST);
+        let seed = if seed.is_finite() { seed.clamp(0.0, 1.0) } else { 0.5 };
+        let until = now.after(grown.mul_f64(0.9 + seed / 5.0));
+        Self { until, failures: self.failures.saturating_add(1), unreachable }
+    }
 }
 
 impl StaleUse {
@@ -135,6 +163,13 @@ impl StoredResponse {
             Some(left) => whole(left),
             None => -whole(age - lifetime),
         }
+    }
+
+    /// Whether the origin has failed just now, and what is stored answers in its place without asking.
+    pub fn is_throttled(&self, now: Timestamp) -> bool {
+        let Throttle { until, unreachable, .. } = self.stale.throttle;
+        let window = if unreachable { self.stale.if_unreachable } else { self.stale.if_error };
+        until > now && self.staleness(now) < window.max(self.stale.while_revalidate)
     }
 
     /// How long a store should keep it, counted from when it was received.

@@ -6,7 +6,7 @@ use crate::{
     partial::Extent,
     policy::{Caching, Policy},
     reason::Refusal,
-    stored::{Basis, StaleUse},
+    stored::{Basis, StaleUse, Throttle},
     validation::Validators,
     vary::Vary,
 };
@@ -125,12 +125,13 @@ fn stale_use(directives: &ResponseDirectives, policy: &Policy) -> StaleUse {
         return StaleUse::default();
     }
     let unsaid = |time| if directives.s_maxage.is_some() { Duration::ZERO } else { time };
-    let if_error = directives.stale_if_error.unwrap_or_default();
+    let if_error = directives.stale_if_error.unwrap_or_else(|| unsaid(policy.stale_if_error));
     StaleUse {
-        while_revalidate: directives.stale_while_revalidate.unwrap_or_default(),
+        while_revalidate: directives.stale_while_revalidate.unwrap_or_else(|| unsaid(policy.stale_while_revalidate)),
         if_error,
         if_unreachable: if_error.max(unsaid(policy.stale_if_unreachable)),
         if_accepted: unsaid(policy.keep),
+        throttle: Throttle::default(),
     }
 }
 

@@ -418,9 +418,9 @@ fn look_up(shelf: &Shelf, base: &EntryKey, request: &request::Parts, now: Timest
     let Intake::Lookup(lookup) = Intake::of(request, &generous()) else {
         panic!("a plain GET is looked up");
     };
-    match lookup.select(shelf.get(base).cloned(), &request.headers, now) {
+    match lookup.select(shelf.get(base).cloned(), &request.headers, now, 1.0) {
         Selected::Variant(lookup, variant) => {
-            lookup.select(shelf.get(&base.of_variant(variant)).cloned(), &request.headers, now)
+            lookup.select(shelf.get(&base.of_variant(variant)).cloned(), &request.headers, now, 1.0)
         }
         other => other,
     }

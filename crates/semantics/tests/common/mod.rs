@@ -79,7 +79,7 @@ pub(crate) fn exchange(
         Intake::Bypass(reason) => return Ended::Bypassed(reason),
         Intake::Lookup(lookup) => lookup,
     };
-    match lookup.select(None, &request.headers, arrival.now) {
+    match lookup.select(None, &request.headers, arrival.now, 1.0) {
         Selected::Forward(forward) => receive(forward, request, response, caching, policy, arrival),
         Selected::Unsatisfied => Ended::Unsatisfied,
         other => panic!("nothing is stored, and yet: {other:?}"),
@@ -115,15 +115,15 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
         Intake::Lookup(lookup) => lookup,
     };
     let base = filling.rule.clone().unwrap_or_else(|| filling.response.clone());
-    let outcome = match lookup.select(Some(base), &request.headers, now) {
+    let outcome = match lookup.select(Some(base), &request.headers, now, 1.0) {
         Selected::Variant(lookup, variant) => {
             let found = (filling.key.variant == Some(variant)).then(|| filling.response.clone());
-            Lookup::select(lookup, found, &request.headers, now)
+            Lookup::select(lookup, found, &request.headers, now, 1.0)
         }
         other => other,
     };
     match outcome {
-        Selected::Hit(hit) | Selected::Stale(hit, _) => Reused::Hit(hit),
+        Selected::Hit(hit) | Selected::Refresh(hit, _) => Reused::Hit(hit),
         Selected::Forward(forward) => Reused::Forwarded(forward.reason()),
         Selected::Unsatisfied => Reused::Unsatisfied,
         Selected::Variant(..) => panic!("a variant of a variant"),
