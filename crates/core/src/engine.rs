@@ -21,7 +21,7 @@ use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts,
 use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
-    Selected, Storing, Timestamp, VariantId,
+    Selected, Storing, Timestamp, VariantId, Verdict,
     exchange::{self, Answer, Throttled},
     freshness::Arrival,
     policy::Early,
@@ -273,21 +273,28 @@ impl Visit<'_> {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
         }
         for _ in 0..ROUNDS {
-            let found = match budget.spend(self.front.cache.store().get(&key)).await {
-                Ok(found) => found,
-                Err(error) => return Course::alone(lookup.without_store(Reason::from(&error), &head.headers), key),
-            };
+            let found = budget.spend(self.front.cache.store().get(&key)).await;
             let now = self.front.cache.store().now();
-            let (selected, copy, unreadable) = match found {
-                Found::Entry(entry, copy) => {
-                    (lookup.select(Some(entry), &head.headers, now, self.marks.seed), copy.into(), false)
+            let (mut copy, mut seen) = (Reason::Never, Some(Seen::Absent));
+            let selected = match found {
+                Ok(Found::Entry(entry, copied)) => {
+                    copy = copied.into();
+                    lookup.select(Some(entry), &head.headers, now, self.marks.seed)
                 }
-                Found::Absent => (lookup.select(None, &head.headers, now, 1.0), Reason::Never, false),
-                Found::Invalidated(id) => (lookup.invalidated(id, &head.headers), Reason::Never, false),
-                Found::Unreadable(why @ Unreadable::Version(_)) => {
+                Ok(Found::Absent) => lookup.select(None, &head.headers, now, 1.0),
+                Ok(Found::Invalidated(id)) => lookup.invalidated(id, &head.headers),
+                Ok(Found::Unreadable(why @ Unreadable::Version(_))) => {
                     return Course::alone(lookup.without_store(why.into(), &head.headers), key);
                 }
-                Found::Unreadable(why) => (lookup.without_store(why.into(), &head.headers), Reason::Never, true),
+                Ok(Found::Unreadable(why)) => {
+                    seen = Some(Seen::Unreadable);
+                    lookup.without_store(why.into(), &head.headers)
+                }
+                // The store is not asked for the right to fill either; but one request may still fetch for many.
+                Err(error) => {
+                    seen = None;
+                    lookup.without_store(Reason::from(&error), &head.headers)
+                }
             };
             let forward = match selected {
                 Selected::Hit(hit) => return Course::Answer(hit, key, copy, now),
@@ -305,7 +312,7 @@ impl Visit<'_> {
             if let Some(grant) = inherited.take_if(|grant| grant.key == key) {
                 return Course::fetch(forward, grant);
             }
-            let seen = if unreadable { Seen::Unreadable } else { forward.seen().map_or(Seen::Absent, Seen::Entry) };
+            let seen = seen.map(|seen| forward.seen().map_or(seen, Seen::Entry));
             (lookup, key) = match Box::pin(self.join(&forward, &key, seen, &mut budget, &mut patience)).await {
                 Joining::Leads(grant, reason) => {
                     let reason = reason.unwrap_or(forward.reason());
@@ -411,10 +418,10 @@ enum Joining {
 }
 
 impl Joining {
-    /// Without the right to store, which another holds.
-    fn leads(lead: Flight, key: &EntryKey, reason: Option<Reason>) -> Self {
-        let unstored = Some(Refusal::TicketLost);
-        Self::Leads(Box::new(Grant { key: key.clone(), lead: Some(lead), lease: None, unstored }), reason)
+    /// Without the right to store.
+    fn leads(lead: Flight, key: &EntryKey, unstored: Refusal, reason: Option<Reason>) -> Self {
+        let grant = Grant { key: key.clone(), lead: Some(lead), lease: None, unstored: Some(unstored) };
+        Self::Leads(Box::new(grant), reason)
     }
 
     fn brought(fetched: Fetched, reason: Reason) -> Self {
@@ -446,12 +453,13 @@ impl Visit<'_> {
         }
     }
 
-    /// Step 4: joins those of this process who want the same, and asks the store for the right to fill.
+    /// Step 4: joins those of this process who want the same, and asks the store for the right to fill what was `seen` in it,
+    /// if it can be asked.
     async fn join(
         &self,
         forward: &Forward,
         key: &EntryKey,
-        seen: Seen,
+        seen: Option<Seen>,
         budget: &mut Budget,
         patience: &mut Duration,
     ) -> Joining {
@@ -459,11 +467,15 @@ impl Visit<'_> {
         let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant));
         loop {
             match joined {
-                None => return self.claim(None, key, seen, budget).await,
+                None => match seen {
+                    Some(seen) => return self.claim(None, key, seen, budget).await,
+                    None => return Joining::Alone(None),
+                },
                 Some(Joined::Brought(fetched)) => return Joining::brought(fetched, Reason::Near),
-                Some(Joined::Lead(lead)) => {
-                    return self.claim_in_turn(lead, forward, key, seen, budget, patience).await;
-                }
+                Some(Joined::Lead(lead)) => match seen {
+                    Some(seen) => return self.claim_in_turn(lead, forward, key, seen, budget, patience).await,
+                    None => return Joining::leads(lead, key, Refusal::StoreRefused, None),
+                },
                 // What is stale may answer at once, as the leader's client gets it too if the origin takes long.
                 Some(Joined::Follow(_)) if self.front.rules.policy.soft_timeout.is_some() && forward.holds() => {
                     return Joining::Late;
@@ -474,7 +486,9 @@ impl Visit<'_> {
                     Some(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
                     // The leader hangs. One of those who have waited long enough tries in its place.
                     None => match flights.take_over(&key.base(), &key.variant, &follow) {
-                        Joined::Lead(lead) => return Joining::leads(lead, key, Some(Reason::LockTimeout)),
+                        Joined::Lead(lead) => {
+                            return Joining::leads(lead, key, Refusal::TicketLost, Some(Reason::LockTimeout));
+                        }
                         other => {
                             *patience = self.front.cache.shared.settings.lock_wait;
                             joined = Some(other);
@@ -744,7 +758,12 @@ impl Stay {
                     lead.release(Release::GoAlone);
                 }
                 let ttl = admission.ttl(now);
-                let storing = grant.unstored.map_or(Storing::Offered { ttl }, Storing::Refused);
+                let storing = match grant.unstored {
+                    None => Storing::Offered { ttl },
+                    // That the store was not asked is told already.
+                    Some(Refusal::StoreRefused) if reason.verdict() == Verdict::Bypass => Storing::Untried,
+                    Some(refusal) => Storing::Refused(refusal),
+                };
                 (storing, CacheBody::copied(body, Fill::begin(self.front.cache.clone(), admission, grant, asked_at)))
             }
             (Received::Store(_), None) => {

@@ -13,7 +13,14 @@ use metrics_util::{
     CompositeKey,
     debugging::{DebugValue, DebuggingRecorder},
 };
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -169,4 +176,36 @@ fn a_breaker_tells_its_state_and_how_often_it_changed() {
             assert_eq!(told(), of(&[("closed", 1.0), ("half-open", 1.0)]), "and the state is zero");
         });
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_one_request_still_fetches_for_many() {
+    let (store, layer) = cached();
+    store.set(Fault::Fails(unavailable()));
+    while get(&layer, "/a").await.1 != "breaker-open" {}
+    let calls = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let (layer, calls) = (layer.clone(), calls.clone());
+            tokio::spawn(async move {
+                let origin = service_fn(move |_: Request<()>| {
+                    let calls = calls.clone();
+                    async move {
+                        calls.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
+                    }
+                });
+                let response =
+                    layer.layer(origin).oneshot(Request::builder().uri("/a").body(()).unwrap()).await.unwrap();
+                response.headers()["x-cache"].to_str().unwrap().to_owned()
+            })
+        })
+        .collect();
+    let mut verdicts = Vec::new();
+    for task in tasks {
+        verdicts.push(task.await.unwrap());
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(verdicts.iter().filter(|verdict| *verdict == "BYPASS").count(), 1, "{verdicts:?}");
 }

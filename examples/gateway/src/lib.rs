@@ -27,7 +27,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// When an option cannot work, or Redis does not let the gateway in. That Redis is away is no error.
 pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), BoxError> {
     let proxy = Proxy::new(options.upstream.clone(), options.timeout());
-    let cached = layer(options).await?.layer(service_fn(move |request| {
+    let cache = cache(options).await?;
+    let cached = layer(options, cache.clone())?.layer(service_fn(move |request| {
         let proxy = proxy.clone();
         async move { Ok::<_, Infallible>(proxy.forward(request).await) }
     }));
@@ -42,11 +43,14 @@ pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future
         }
     });
     serve::until(shutdown, listener, gateway).await;
+    let left = cache.drain(serve::DRAIN_FOR).await;
+    if left > 0 {
+        tracing::warn!(left, "some of what clients had left to be done was not done in time");
+    }
     Ok(())
 }
 
-/// Without `--default-ttl` a response must state its lifetime to be stored: a proxy does not know what it carries.
-async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
+async fn cache(options: &Options) -> Result<Cache, BoxError> {
     let cache = Cache::builder().namespace("gateway");
     let cache = match &options.redis {
         Some(url) => cache.store(RedisStore::connect(url).await?),
@@ -56,7 +60,12 @@ async fn layer(options: &Options) -> Result<CacheLayer, BoxError> {
         Some(bytes) => cache.near(MemoryStore::with_capacity(bytes)),
         None => cache,
     };
-    let layer = CacheLayer::with_policy(cache.build()?, Policy::shared_cache());
+    Ok(cache.build()?)
+}
+
+/// Without `--default-ttl` a response must state its lifetime to be stored: a proxy does not know what it carries.
+fn layer(options: &Options, cache: Cache) -> Result<CacheLayer, BoxError> {
+    let layer = CacheLayer::with_policy(cache, Policy::shared_cache());
     let layer = match options.default_ttl {
         Some(seconds) => layer.ttl(Ttl::secs(seconds)),
         None => layer,

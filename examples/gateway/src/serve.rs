@@ -18,8 +18,8 @@ use tokio::{
 };
 use tower::Service;
 
-/// How long connections may take to end.
-const DRAIN_FOR: Duration = Duration::from_secs(10);
+/// How long connections may take to end, and what they left to be done.
+pub(crate) const DRAIN_FOR: Duration = Duration::from_secs(10);
 
 /// Is over at SIGTERM or Ctrl-C.
 ///
