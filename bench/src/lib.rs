@@ -4,4 +4,5 @@ pub mod faults;
 pub mod hit;
 pub mod miss;
 pub mod redis;
+pub mod stampede;
 pub mod table;
