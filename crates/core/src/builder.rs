@@ -7,6 +7,7 @@ use crate::{
     guard::{Deadlines, Guard},
     observe::Observer,
     routing::Routing,
+    search::Variances,
     store::{AnyStore, Store},
 };
 use larder_semantics::{Namespace, status};
@@ -153,6 +154,7 @@ impl CacheBuilder {
             },
             flights: Arc::new(Flights::new()),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
+            variances: Variances::new(),
         })
     }
 }

@@ -19,6 +19,7 @@ mod memory;
 mod nested;
 mod observe;
 mod routing;
+mod search;
 mod service;
 pub mod store;
 #[cfg(feature = "testing")]
