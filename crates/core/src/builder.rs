@@ -8,6 +8,7 @@ use crate::{
     guard::{Deadlines, Guard},
     observe::Observer,
     routing::Routing,
+    search::Variances,
     store::{AnyStore, Store},
 };
 use larder_semantics::{Namespace, status};
@@ -164,6 +165,7 @@ impl CacheBuilder {
             background: Background::new(self.refreshes),
             early: Bounded::new(MOST_UNCACHEABLE),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
+            variances: Variances::new(),
         })
     }
 }

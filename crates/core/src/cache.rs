@@ -9,6 +9,7 @@ use crate::{
     nested::Around,
     observe::Observer,
     routing::Routing,
+    search::Variances,
     share::Fetched,
     store::{AnyStore, Purge, Purged, StoreError, Ticket},
 };
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) early: Bounded<EntryKey, Instant>,
     /// Resources whose last response was refused, and until when they count as uncacheable.
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
+    pub(crate) variances: Variances,
 }
 
 /// How long a request may wait, and for what.
@@ -78,8 +80,20 @@ impl Cache {
     /// # Errors
     ///
     /// When the store cannot be reached, or refuses: what was to be removed may still be there. Dropping the future
-    /// leaves the purge either done or not done.
+    /// leaves the purge either done or not done; with [`no_vary_search`](CacheLayer::no_vary_search), done for some of the
+    /// keys that what was named is stored under.
     pub async fn purge(&self, purge: Purge) -> Result<Purged, StoreError> {
+        let Purge::Key(key) = purge else { return self.remove(purge).await };
+        let query = key.query();
+        let mut purged = Purged::default();
+        for key in self.shared.variances.keys_of(key, query.as_deref()) {
+            purged.resources += self.remove(Purge::Key(key)).await?.resources;
+        }
+        Ok(purged)
+    }
+
+    /// The same, of one key only.
+    pub(crate) async fn remove(&self, purge: Purge) -> Result<Purged, StoreError> {
         self.detach(&purge);
         let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
         self.detach(&purge);

@@ -6,7 +6,7 @@ use crate::{
     lease::Lease,
     store::{Claim, Purge, Seen},
 };
-use http::{Request, request::Parts, response};
+use http::{Request, Uri, request::Parts, response};
 use larder_semantics::{
     Asked, EntryKey, Forward, Key, Reason, Received, Storing,
     groups::{self, CACHE_GROUP_INVALIDATION},
@@ -38,8 +38,9 @@ impl Front {
         inherited: Option<Box<Grant>>,
     ) -> Option<(Forward, Box<Grant>)> {
         let forward = Forward::of_post(head, &self.rules.policy)?;
-        let target = self.changes(Reason::Method, head)?;
-        let key = self.cache.shared.namespace.entry(self.rules.key(&mut { *target }, self.cache.routing())?);
+        let mut target = self.changes(Reason::Method, head)?;
+        let (key, sought) = self.sought(self.rules.key(&mut target, self.cache.routing())?, &target.uri);
+        let (forward, key) = (forward.seeking(sought), self.cache.shared.namespace.entry(key));
         if let Some(grant) = inherited.filter(|grant| grant.key == key) {
             return Some((forward, grant));
         }
@@ -68,16 +69,14 @@ impl Front {
             None => false,
         };
         if is_done(response.status) {
-            let related = related(&target, &response.headers);
-            let mut keys: Vec<Key> = self.rules.key(&mut target, self.cache.routing()).into_iter().collect();
-            keys.extend(related.into_iter().filter_map(|uri| self.rules.key_of(&target, uri)));
+            let mut keys = self.keys_of_changed(&mut target, response);
             keys.retain(|key| !is_kept || grant.as_ref().is_none_or(|grant| grant.key.key != *key));
             let groups = groups::tags(&response.headers, &CACHE_GROUP_INVALIDATION, &Asked::authority_of(&target));
             let groups = (!groups.is_empty()).then_some(Purge::Tags(groups));
             let cache = self.cache.clone();
             let purges = Outlives::new(self.cache.background(), async move {
                 for purge in keys.into_iter().map(Purge::Key).chain(groups) {
-                    if let Err(error) = cache.purge(purge).await {
+                    if let Err(error) = cache.remove(purge).await {
                         tracing::warn!(%error, "what a request has changed may still be stored");
                     }
                 }
@@ -85,6 +84,16 @@ impl Front {
             drop(timeout_at(patience, purges).await);
         }
         if is_kept { (received, grant) } else { (Received::Pass(Storing::Untried), None) }
+    }
+
+    /// The keys of what a request has changed: of its target, and of what its response names.
+    fn keys_of_changed(&self, target: &mut Parts, response: &response::Parts) -> Vec<Key> {
+        let settled = |uri: Uri| self.rules.policy.query.settle(&uri).unwrap_or(uri);
+        let related = related(target, &response.headers).into_iter().map(settled);
+        let own = self.rules.key(target, self.cache.routing()).map(|key| (key, target.uri.clone()));
+        let others = related.filter_map(|uri| Some((self.rules.key_of(target, uri.clone())?, uri)));
+        let all = own.into_iter().chain(others);
+        all.flat_map(|(key, uri)| self.cache.shared.variances.keys_of(key, uri.query())).collect()
     }
 
     /// Removes what the origin has replaced with something that is not stored.

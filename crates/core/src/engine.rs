@@ -240,7 +240,8 @@ impl Visit<'_> {
             head.uri = target;
         }
         let key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
-        Ok((lookup, self.front.cache.shared.namespace.entry(key)))
+        let (key, sought) = self.front.sought(key, &head.uri);
+        Ok((lookup.seeking(sought), self.front.cache.shared.namespace.entry(key)))
     }
 
     /// Steps 2 and 3, as far as this process alone can take them.
@@ -716,6 +717,7 @@ impl Stay {
         if head.extensions.remove::<Decided>().is_some_and(|by| by.0.is(&self.front.cache)) {
             return Ok(Response::from_parts(head, CacheBody::forwarded(body)));
         }
+        self.front.learn(reason, key.as_ref(), &head);
         let arrival = Arrival {
             now: self.front.cache.store().now(),
             calendar: SystemTime::now().into(),

@@ -292,6 +292,27 @@ impl CacheLayer {
         self.set(|rules| rules.policy.query.without.extend(names.into_iter().map(str::to_owned)))
     }
 
+    /// Follows `No-Vary-Search` (draft-ietf-httpbis-no-vary-search): where a response says that some parameters of the
+    /// query do not count, or not their order, it answers the requests for all URLs that differ by no more than that. The
+    /// service within sees each request as it is, even in a layer that is [`sealed`](Self::sealed): only the key changes,
+    /// and only the default one.
+    ///
+    /// What counts for a path is learned from its last response that this process got from the service, for 10,000 paths;
+    /// before that, a request is looked up by all of its query, so that each process asks once more for each path. A
+    /// response answers for another query, and is stored for it, only by what it says itself: an origin that changes its
+    /// mind, or says different things of one path, costs hits (`not stored: no-vary-search`) and gives nobody what is
+    /// another's.
+    ///
+    /// A purge of a URL, and a request that changes it, also remove what is stored for all URLs that ask for the same, as
+    /// far as this process can tell: by the last four things that it learned of the path. It cannot tell if it has learned
+    /// nothing of the path yet, or of too many others since; what other processes have stored for all of them then stays.
+    /// What was stored by all of one URL's query, before it was learned that others ask for the same, is removed with that
+    /// URL only. And a purge by a [`Key`] that was cut at 512 bytes removes what has that key, and no more.
+    #[must_use]
+    pub fn no_vary_search(self) -> Self {
+        self.set(|rules| rules.policy.no_vary_search = true)
+    }
+
     /// Which headers tell of the cache. Default [`DebugHeaders::Key`].
     #[must_use]
     pub fn debug_headers(self, headers: DebugHeaders) -> Self {
@@ -361,11 +382,16 @@ impl Rules {
         key.inspect_err(|error| self.complain(error)).ok()
     }
 
+    /// Whether a request may be looked up by another query than its own.
+    pub(crate) fn may_seek(&self) -> bool {
+        self.policy.no_vary_search && matches!(self.key, KeyRule::Request)
+    }
+
     /// The key of GET for another resource of the same origin as `target`, if keys are made of nothing but the request.
     pub(crate) fn key_of(&self, target: &Parts, uri: Uri) -> Option<Key> {
         let KeyRule::Request = self.key else { return None };
         let mut head = Request::new(()).into_parts().0;
-        (head.uri, head.headers) = (self.policy.query.settle(&uri).unwrap_or(uri), target.headers.clone());
+        (head.uri, head.headers) = (uri, target.headers.clone());
         if let Some(authority) = target.uri.authority() {
             let _ = head.headers.try_insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
         }

@@ -19,6 +19,7 @@ mod memory;
 mod nested;
 mod observe;
 mod routing;
+mod search;
 mod service;
 mod share;
 pub mod store;

@@ -125,6 +125,7 @@ fn field() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
         "range",
         "x-cache",
         "cache-status",
+        "no-vary-search",
         "x-other",
     ];
     let words = proptest::sample::select(
@@ -164,7 +165,8 @@ proptest! {
             request.headers_mut().extend(asked.clone());
             request
         };
-        for layer in [Cache::in_memory().layer(), Cache::in_memory().layer().honor_client_directives()] {
+        let layer = || Cache::in_memory().layer();
+        for layer in [layer(), layer().honor_client_directives(), layer().no_vary_search()] {
             let is_shed = asked.iter().any(|(_, value)| value.as_bytes().windows(14).any(|word| word == b"only-if-cached"));
             prop_assume!(!is_shed);
             runtime.block_on(twice(&layer, request, &answered));

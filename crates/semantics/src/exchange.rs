@@ -19,6 +19,7 @@ use crate::{
     range,
     reason::{Reason, Refusal, Storing},
     sealing,
+    search::Sought,
     signature::Signature,
     stored::{self, Basis, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse, Throttle},
     storing::{ContentLength, Credentials, Storability},
@@ -66,7 +67,7 @@ impl Intake {
         };
         let asks_for_less = told.asks_for_less;
         let (method, choices) = (head.method.clone(), Choices::of(policy));
-        Self::Lookup(Lookup { method, asks_for_less, credentials, client, choices, variant: None })
+        Self::Lookup(Lookup { method, asks_for_less, credentials, client, choices, sought: None, variant: None })
     }
 }
 
@@ -112,6 +113,8 @@ pub struct Lookup {
     credentials: Credentials,
     client: RequestDirectives,
     choices: Choices,
+    /// The request's query, if it is looked up by another.
+    sought: Option<Arc<Sought>>,
     /// The entry with the rule by which the resource varies.
     variant: Option<Arc<Entry>>,
 }
@@ -152,6 +155,12 @@ pub enum Selected {
 }
 
 impl Lookup {
+    /// The same, by another query than the request's.
+    #[must_use]
+    pub fn seeking(self, sought: Option<Arc<Sought>>) -> Self {
+        Self { sought, ..self }
+    }
+
     /// Selects from what the store holds (RFC 9111 section 4) for the request with `headers`.
     ///
     /// `seed` is drawn evenly from 0 to 1; it decides on what is fetched anew before its time.
@@ -161,6 +170,10 @@ impl Lookup {
             return self.forward(nothing, None, headers);
         };
         let response = match &entry.content {
+            Content::Response(response) if self.is_of_another_query(&response.headers) => {
+                let seen = Some(entry.id);
+                return self.forward(Reason::Never, None, headers).having_seen(seen);
+            }
             Content::Response(response) => response,
             Content::Variants(_) if self.variant.is_some() => return self.forward(Reason::Vary, None, headers),
             Content::Variants(rule) => {
@@ -257,6 +270,11 @@ impl Lookup {
     /// Goes to the origin for a reason that lies in the store.
     pub fn without_store(self, reason: Reason, headers: &HeaderMap) -> Selected {
         self.forward(reason, None, headers)
+    }
+
+    /// Whether a response does not say that it answers this request's query, which is not the one it is looked up by.
+    fn is_of_another_query(&self, response: &HeaderMap) -> bool {
+        self.sought.as_ref().is_some_and(|sought| !sought.is_answered_by(response))
     }
 
     /// What of a stored response answers; `None` when only the origin can tell.
@@ -563,6 +581,7 @@ impl Forward {
             credentials: Credentials::of(&head.headers, policy),
             client: RequestDirectives::default(),
             choices: Choices::of(policy),
+            sought: None,
             variant: None,
         };
         (may_be_stored && head.method == Method::POST).then_some(Self {
@@ -574,6 +593,12 @@ impl Forward {
             is_early: false,
             lookup,
         })
+    }
+
+    /// The same, for an answer that is stored by another query than the request's.
+    #[must_use]
+    pub fn seeking(self, sought: Option<Arc<Sought>>) -> Self {
+        Self { lookup: self.lookup.seeking(sought), ..self }
     }
 
     /// Why the origin is asked.
@@ -774,6 +799,10 @@ impl Forward {
         arrival: Arrival,
     ) -> Result<Box<Admission>, Refusal> {
         let Asked { key, authority, headers: request } = asked;
+        // Before all else: what this response is refused for is not to be remembered of that other query.
+        if self.lookup.is_of_another_query(&headers) {
+            return Err(Refusal::NoVarySearch);
+        }
         if status == StatusCode::PARTIAL_CONTENT && !request.contains_key(header::RANGE) {
             return Err(Refusal::Partial);
         }

@@ -63,6 +63,28 @@ impl Key {
         Ok(Self(shorten(key)))
     }
 
+    /// The text without the query: of a default key, what it has in common with those of all queries of the path.
+    pub fn path(&self) -> &str {
+        self.0.split_once('?').map_or(&self.0, |(path, _)| path)
+    }
+
+    /// The query in a default key, as it stood in the request; `None` when there is none, or the key was cut.
+    pub fn query(&self) -> Option<String> {
+        let (_, query) = self.0.split_once('?').filter(|(_, query)| !query.contains("%~"))?;
+        String::from_utf8(decode(query.as_bytes())).ok()
+    }
+
+    /// The default key of the same path with another query.
+    #[must_use]
+    pub fn with_query(&self, query: Option<&str>) -> Self {
+        let mut key = self.path().to_owned();
+        if let Some(query) = query {
+            key.push('?');
+            push_part(&mut key, query);
+        }
+        Self(shorten(key))
+    }
+
     /// The text: printable ASCII without blanks, quotes, backslashes, braces and glob characters (save the `?` before
     /// a query), at most [`LONGEST_KEY`] bytes.
     pub fn as_str(&self) -> &str {
@@ -393,6 +415,22 @@ fn encode(key: &mut String, part: &[u8], kept: impl Fn(u8) -> bool) {
     }
 }
 
+/// The bytes that were percent-encoded; a percent sign that two digits do not follow stands for itself.
+pub(crate) fn decode(encoded: &[u8]) -> Vec<u8> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(encoded.len()), encoded);
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = match after {
+            [high, low, ..] if byte == b'%' => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        let (byte, length) = escaped.map_or((byte, 1), |(high, low)| ((high * 16 + low) as u8, 3));
+        decoded.push(byte);
+        rest = &rest[length..];
+    }
+    decoded
+}
+
 /// The bytes that stand for themselves in a part: printable ASCII without what is structure, pattern or quote.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
@@ -470,6 +508,21 @@ mod tests {
         for (key, expected) in cases {
             assert_eq!(key, expected);
         }
+    }
+
+    #[test]
+    fn a_default_key_tells_its_path_and_query_and_takes_another() {
+        let key = |uri: &str| Key(key_of("GET", uri, Some("a.example")));
+        for uri in ["/", "/a%3Fb", "/p?", "/p?a=1&b=%20:?*", "/p?\u{e9}"] {
+            let query = uri.split_once('?').map(|(_, query)| query.to_owned());
+            assert_eq!(key(uri).query(), query, "{uri}");
+            assert_eq!(key(uri).with_query(query.as_deref()), key(uri), "{uri}");
+            assert_eq!(key(uri).path(), key(uri).with_query(None).as_str());
+        }
+        let (long, other) = (format!("/p?{}", "a:".repeat(500)), format!("/p?{}", "b:".repeat(500)));
+        assert_eq!((key(&long).query(), key(&long).path()), (None, key("/p").as_str()));
+        assert_eq!(key(&long).with_query(other.strip_prefix("/p?")), key(&other));
+        assert_eq!(key(&long).with_query(Some("b")), key("/p?b"));
     }
 
     #[test]

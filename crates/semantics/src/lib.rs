@@ -12,6 +12,7 @@
 //! | `range` | byte ranges, RFC 9110 section 14 |
 //! | `partial` | partial responses, RFC 9110 section 15.3.7, and how they combine, RFC 9111 section 3.4 |
 //! | [`key`] | cache keys, RFC 9111 section 2 |
+//! | [`search`] | queries that ask for the same, draft-ietf-httpbis-no-vary-search |
 //! | [`vary`] | variants, RFC 9111 section 4.1 |
 //! | [`sealing`] | what the origin is shown of a request whose answer is stored |
 //! | [`stored`] | what lies in a store |
@@ -35,6 +36,7 @@ pub mod policy;
 mod range;
 pub mod reason;
 pub mod sealing;
+pub mod search;
 pub mod signature;
 pub mod status;
 pub mod stored;

@@ -67,6 +67,9 @@ pub struct Policy {
     /// more than any other, by its `Content-Language`, if the headers are the same but for that. Default false: an
     /// application may choose by more than the language.
     pub select_by_language: bool,
+    /// Where a response says by `No-Vary-Search` that parameters of the query, or their order, do not count, it answers
+    /// requests whose queries differ by no more than that; only where the key is the default one. Default false.
+    pub no_vary_search: bool,
     /// Request headers that every response varies by, whatever its `Vary` says. Default none.
     pub key_headers: Vec<HeaderName>,
     /// The origin sees nothing of a request that is looked up but what is part of the key; requests with `Authorization`
@@ -184,6 +187,7 @@ impl Default for Policy {
             store_to_validate: false,
             store_partial: false,
             select_by_language: false,
+            no_vary_search: false,
             store_post: false,
             heuristic: None,
             invalidate_by_unsafe: true,

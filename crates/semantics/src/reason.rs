@@ -229,6 +229,8 @@ pub enum Refusal {
     SetCookie,
     /// `Vary: *`, or a `Vary` that cannot be read.
     VaryStar,
+    /// The request was looked up by another query, which the response does not say that it answers.
+    NoVarySearch,
     /// No lifetime is stated or given, or it is over already.
     NoLifetime,
     /// A cache directive cannot be read, and might have meant anything.
@@ -253,7 +255,7 @@ pub enum Refusal {
     Handler,
 }
 
-const REFUSALS: [(Refusal, &str); 19] = [
+const REFUSALS: [(Refusal, &str); 20] = [
     (Refusal::Status, "status"),
     (Refusal::NoStore, "no-store"),
     (Refusal::Private, "private"),
@@ -262,6 +264,7 @@ const REFUSALS: [(Refusal, &str); 19] = [
     (Refusal::Cookie, "cookie"),
     (Refusal::SetCookie, "set-cookie"),
     (Refusal::VaryStar, "vary-star"),
+    (Refusal::NoVarySearch, "no-vary-search"),
     (Refusal::NoLifetime, "no-lifetime"),
     (Refusal::MalformedDirective, "malformed-directive"),
     (Refusal::Partial, "partial"),

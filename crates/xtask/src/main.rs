@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod conformance;
+mod fuzz;
 mod measure;
 mod peers;
 mod servers;
@@ -47,6 +48,15 @@ enum Command {
     Bench,
     /// Break a real Redis under load in every way, print what it cost, and write it to tests/README.md.
     Faults,
+    /// Look for inputs for which a property of fuzz/ does not hold, and fail when one is found.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        minutes: u32,
+        /// The only target that runs.
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +67,7 @@ fn main() -> ExitCode {
         Command::Peers => peers::run(&root()),
         Command::Bench => measure::bench(&root()),
         Command::Faults => measure::faults(&root()),
+        Command::Fuzz { minutes, target } => fuzz::run(&root(), minutes, target.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
