@@ -282,6 +282,10 @@ impl Lane {
                 (forced, suspected) = (Some(Instant::now()), false);
                 self.failing_since.store(0, Ordering::Relaxed);
                 self.force();
+                if failing {
+                    // fred still believes in it for half a second, in which every request would wait in vain.
+                    self.shut("nothing succeeds");
+                }
             }
         }
     }

@@ -44,8 +44,11 @@ enum Command {
     },
     /// Ask the same of larder and of other caches for tower, print the table, and write it to tests/peers/README.md.
     Peers,
-    /// Measure hits, misses and Redis hits as ratios, print the tables, and write them to bench/README.md.
-    Bench,
+    /// Measure hits, misses, Redis hits and a stampede as ratios, print the tables, and write them to bench/README.md.
+    Bench {
+        /// The only thing that is measured; nothing is then written.
+        only: Option<measure::Only>,
+    },
     /// Break a real Redis under load in every way, print what it cost, and write it to tests/README.md.
     Faults,
     /// Look for inputs for which a property of fuzz/ does not hold, and fail when one is found.
@@ -65,7 +68,8 @@ fn main() -> ExitCode {
         Command::Servers => servers::print(&root()),
         Command::Conformance { suite, compare } => conformance::conformance(&root(), suite.as_deref(), compare),
         Command::Peers => peers::run(&root()),
-        Command::Bench => measure::bench(&root()),
+        Command::Bench { only: None } => measure::bench(&root()),
+        Command::Bench { only: Some(measure::Only::Stampede) } => measure::stampede(&root()),
         Command::Faults => measure::faults(&root()),
         Command::Fuzz { minutes, target } => fuzz::run(&root(), minutes, target.as_deref()),
     };

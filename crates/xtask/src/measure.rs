@@ -19,11 +19,12 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
     );
-    let tables: [(&str, &[&str]); 4] = [
+    let tables: [(&str, &[&str]); 5] = [
         ("larder-bench", &["hit"]),
         ("larder-allocations", &[]),
         ("larder-bench", &["redis"]),
         ("larder-bench", &["miss"]),
+        ("larder-stampede", &[]),
     ];
     for (program, arguments) in tables {
         let table = output(root, program, arguments)?;
@@ -34,6 +35,20 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     print!("\n{table}");
     write!(page, "\n{table}")?;
     fs::write(root.join("bench/README.md"), page)?;
+    Ok(())
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Only {
+    /// Four processes that meet a cold key.
+    Stampede,
+}
+
+/// Lets four processes meet a cold key, and prints how often the origin was asked, and when those who wait were answered.
+pub(crate) fn stampede(root: &Path) -> Result<()> {
+    build(root)?;
+    print!("{}", output(root, "larder-stampede", &[])?);
     Ok(())
 }
 
