@@ -4,7 +4,7 @@ use crate::table::ratio;
 use bytes::Bytes;
 use fred::prelude::{Builder, ClientLike, Config, Expiration, KeysInterface, ReconnectPolicy, SetOptions};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer};
 use larder_redis::RedisStore;
 use std::{
@@ -182,11 +182,11 @@ impl Instance {
 /// Whether the origin was asked; nothing, if there was no answer.
 async fn layered(layer: CacheLayer, origin: &str, path: &str) -> Option<bool> {
     let origin = origin.to_owned();
-    let service = layer.layer(service_fn(move |request: Request<()>| {
+    let service = layer.layer(service_fn(move |request: Request<Empty<Bytes>>| {
         let (origin, path) = (origin.clone(), request.uri().path().to_owned());
         async move { fetch(&origin, &path).await.map(|page| Response::new(Full::new(page))) }
     }));
-    let request = Request::builder().uri(path).header("host", "shop.example").body(()).ok()?;
+    let request = Request::builder().uri(path).header("host", "shop.example").body(Empty::<Bytes>::new()).ok()?;
     let response = service.oneshot(request).await.ok()?;
     let was_asked = response.headers()["cache-status"].to_str().ok()?.contains("fwd-status");
     response.into_body().collect().await.ok()?;
@@ -220,7 +220,7 @@ async fn polled(raw: &fred::prelude::Client, origin: &str, path: &str) -> Option
 /// When Redis cannot be reached.
 pub async fn uncacheable(redis: &str) -> Result<(f64, f64), Box<dyn Error>> {
     let cache = Cache::builder().namespace("uncacheable").store(RedisStore::connect(redis).await?).build()?;
-    let handler = service_fn(|_: Request<()>| async {
+    let handler = service_fn(|_: Request<Empty<Bytes>>| async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let response =
             Response::builder().header("cache-control", "no-store").body(Full::new(Bytes::from_static(b"x")));
@@ -243,7 +243,7 @@ pub async fn uncacheable(redis: &str) -> Result<(f64, f64), Box<dyn Error>> {
 
 async fn percentiles<S, B>(service: S) -> [f64; 2]
 where
-    S: tower::Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: tower::Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body<Data = Bytes, Error: std::fmt::Debug> + Send,
 {
@@ -253,7 +253,7 @@ where
         running.spawn(async move {
             let mut times = Vec::new();
             for _ in 0..100 {
-                let request = Request::builder().uri("/private").header("host", "h").body(());
+                let request = Request::builder().uri("/private").header("host", "h").body(Empty::<Bytes>::new());
                 let began = Instant::now();
                 let Ok(response) = service.clone().oneshot(request.unwrap_or_default()).await;
                 let _ = response.into_body().collect().await;

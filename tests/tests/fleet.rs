@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, Deadlines};
 use larder_redis::RedisStore;
 use larder_tests::RedisServer;
@@ -45,7 +45,7 @@ async fn instance(server: &RedisServer) -> CacheLayer {
 
 /// What one client is answered: `Cache-Status`, the body, and when.
 async fn ask(layer: CacheLayer, origin: Origin, path: &'static str) -> (String, String, Instant) {
-    let service = layer.layer(tower::service_fn(move |_: Request<()>| {
+    let service = layer.layer(tower::service_fn(move |_: Request<Empty<Bytes>>| {
         let origin = origin.clone();
         async move {
             let call = origin.calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -54,7 +54,7 @@ async fn ask(layer: CacheLayer, origin: Origin, path: &'static str) -> (String, 
             Ok::<_, Infallible>(response.body(Full::new(Bytes::from(call.to_string()))).expect("a response"))
         }
     }));
-    let request = Request::builder().uri(path).header("host", "h").body(()).expect("a request");
+    let request = Request::builder().uri(path).header("host", "h").body(Empty::<Bytes>::new()).expect("a request");
     let response = service.oneshot(request).await.expect("an answer");
     let status = response.headers()["cache-status"].to_str().expect("ASCII").to_owned();
     let body = response.into_body().collect().await.expect("a body").to_bytes();

@@ -17,7 +17,7 @@ use crate::{
     store::{Claim, Found, Seen, Unreadable},
 };
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, request::Parts, response};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
     Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
@@ -66,7 +66,7 @@ impl Front {
         S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Send,
-        Q: Send + 'static,
+        Q: Body + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (mut head, body) = request.into_parts();
@@ -76,7 +76,8 @@ impl Front {
         let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false, seed };
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks };
-        let sought = visit.intake(&mut head);
+        let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
+        let sought = visit.intake(&mut head, has_content);
         if let Ok((lookup, key)) = &sought
             && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
         {
@@ -228,12 +229,13 @@ impl Grant {
 
 impl Visit<'_> {
     /// Step 1: what may be looked up, and under which key.
-    fn intake(&self, head: &mut Parts) -> Result<(Lookup, EntryKey), Reason> {
+    fn intake(&self, head: &mut Parts, has_content: bool) -> Result<(Lookup, EntryKey), Reason> {
         let lookup = match Intake::of(head, &self.front.rules.policy) {
             Intake::Bypass(reason) => return Err(reason),
             Intake::Lookup(lookup) => lookup,
         };
-        if self.front.rules.skips(head) {
+        // No field need tell of it in HTTP/2, and no key tells it apart (the "fat GET").
+        if has_content && matches!(head.method, Method::GET | Method::HEAD) || self.front.rules.skips(head) {
             return Err(Reason::Skipped);
         }
         if let Some(target) = self.front.rules.policy.query.settle(&head.uri) {
@@ -693,6 +695,7 @@ impl Stay {
         let changes = self.front.changes(reason, &head);
         let conditions = is_held.then(|| exchange::conditions(&head.headers));
         if let Some(forward) = &forward {
+            self.front.rules.settle_host(&mut head);
             forward.prepare(&mut head.headers, &self.front.rules.policy);
         }
         let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant, conditions);

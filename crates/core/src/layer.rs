@@ -4,7 +4,7 @@ use crate::{Cache, DebugHeaders, Ttl, routing::Routing, service::CacheService};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
 use larder_semantics::{
     Policy,
-    key::{Key, KeyError, Template},
+    key::{self, Key, KeyError, Template},
     policy::Early,
 };
 use std::{
@@ -387,6 +387,13 @@ impl Rules {
         self.policy.no_vary_search && matches!(self.key, KeyRule::Request)
     }
 
+    /// Has the origin told of the same host that the key is made of.
+    pub(crate) fn settle_host(&self, head: &mut Parts) {
+        if matches!(self.key, KeyRule::Request) {
+            key::settle_host(head);
+        }
+    }
+
     /// The key of GET for another resource of the same origin as `target`, if keys are made of nothing but the request.
     pub(crate) fn key_of(&self, target: &Parts, uri: Uri) -> Option<Key> {
         let KeyRule::Request = self.key else { return None };
@@ -439,7 +446,7 @@ impl fmt::Debug for CacheLayer {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The namespace.
-    Namespace(larder_semantics::key::NamespaceError),
+    Namespace(key::NamespaceError),
     /// The identifier in `Cache-Status`.
     Identifier(String),
     /// The key of a layer.

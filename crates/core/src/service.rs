@@ -34,7 +34,7 @@ where
     S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
-    Q: Send + 'static,
+    Q: Body + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
 {
     type Response = Response<CacheBody<B>>;

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Frame;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use larder::{
     Cache, CacheBody, CacheLayer, MemoryStore,
     testing::{Fault, Faulty},
@@ -58,7 +58,7 @@ impl Origin {
     }
 }
 
-impl Service<Request<()>> for Origin {
+impl Service<Request<Empty<Bytes>>> for Origin {
     type Response = Response<Pieces>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -67,7 +67,7 @@ impl Service<Request<()>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<Empty<Bytes>>) -> Self::Future {
         let origin = self.clone();
         Box::pin(async move {
             origin.calls.fetch_add(1, Ordering::SeqCst);
@@ -88,7 +88,7 @@ fn data(text: &'static str) -> Piece {
 }
 
 async fn open(layer: &CacheLayer, origin: &Origin) -> Response<CacheBody<Pieces>> {
-    let request = Request::builder().uri("/page").body(()).unwrap();
+    let request = Request::builder().uri("/page").body(Empty::<Bytes>::new()).unwrap();
     layer.layer(origin.clone()).oneshot(request).await.unwrap()
 }
 
@@ -236,7 +236,7 @@ async fn head_is_answered_from_a_stored_get_and_never_stored_itself() {
     let origin = Origin::new(|sender| Box::pin(async move { sender.send(data("one")).unwrap() }));
     let layer = Cache::in_memory().layer();
     let head = async || {
-        let request = Request::builder().method(Method::HEAD).uri("/page").body(()).unwrap();
+        let request = Request::builder().method(Method::HEAD).uri("/page").body(Empty::<Bytes>::new()).unwrap();
         let response = layer.layer(origin.clone()).oneshot(request).await.unwrap();
         let x_cache = response.headers()["x-cache"].to_str().unwrap().to_owned();
         (x_cache, response.headers().get("content-length").cloned())
@@ -279,8 +279,8 @@ impl http_body::Body for Bomb {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_panics_is_read_once_and_leaves_its_place_to_the_next() {
     let layer = Cache::in_memory().layer();
-    let bomb = tower::service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(Bomb)) });
-    let request = Request::builder().uri("/page").body(()).unwrap();
+    let bomb = tower::service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Bomb)) });
+    let request = Request::builder().uri("/page").body(Empty::<Bytes>::new()).unwrap();
     let mut body = layer.layer(bomb).oneshot(request).await.unwrap().into_body();
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut context = Context::from_waker(std::task::Waker::noop());

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, CacheService, Purge, Ttl};
 use std::{
     convert::Infallible,
@@ -57,7 +57,7 @@ impl Origin {
     }
 }
 
-impl Service<Request<()>> for Origin {
+impl Service<Request<Empty<Bytes>>> for Origin {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -66,7 +66,7 @@ impl Service<Request<()>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<Empty<Bytes>>) -> Self::Future {
         let origin = self.clone();
         Box::pin(async move {
             let call = origin.calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -81,9 +81,9 @@ impl Service<Request<()>> for Origin {
     }
 }
 
-async fn get<S, B>(service: &S, request: Request<()>) -> Seen
+async fn get<S, B>(service: &S, request: Request<Empty<Bytes>>) -> Seen
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
 {
     let (head, body) = service.clone().oneshot(request).await.unwrap().into_parts();
@@ -91,9 +91,13 @@ where
     Seen { status: head.status, headers: head.headers, body: String::from_utf8(body.to_vec()).unwrap() }
 }
 
-fn request(headers: &[(&str, &str)]) -> Request<()> {
+fn request(headers: &[(&str, &str)]) -> Request<Empty<Bytes>> {
     let request = Request::builder().uri("/a?b=c").header("host", "shop.example");
-    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(()).unwrap()
+    headers
+        .iter()
+        .fold(request, |request, (name, value)| request.header(*name, *value))
+        .body(Empty::<Bytes>::new())
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,14 +4,14 @@
 
 use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, Purge, TRACKING_PARAMETERS};
 use std::{convert::Infallible, time::Duration};
 use tower::{Layer, ServiceExt, service_fn};
 
 /// X-Cache, and the request as the service within saw it when the answer was made.
 async fn get(layer: &CacheLayer, target: &str, headers: &[(&str, &str)]) -> (String, String) {
-    let origin = service_fn(|request: Request<()>| async move {
+    let origin = service_fn(|request: Request<Empty<Bytes>>| async move {
         let mut seen: Vec<String> =
             request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         seen.sort();
@@ -21,7 +21,7 @@ async fn get(layer: &CacheLayer, target: &str, headers: &[(&str, &str)]) -> (Str
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = layer.layer(origin).oneshot(request.body(()).unwrap()).await.unwrap();
+    let response = layer.layer(origin).oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
     let x_cache = response.headers()["x-cache"].to_str().unwrap().to_owned();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (x_cache, String::from_utf8(body.to_vec()).unwrap())

@@ -4,7 +4,9 @@
 
 mod stage;
 
+use bytes::Bytes;
 use http::{Method, Request, request::Parts};
+use http_body_util::Empty;
 use larder::{Cache, CacheLayer, Key, MemoryStore, Policy, Purge, semantics::search::Variance};
 use proptest::prelude::*;
 use stage::{Answer, Fields, LONG, Reply, Stage, reply, wait};
@@ -189,7 +191,13 @@ async fn what_is_changed_or_purged_is_removed_in_every_form() {
         _ => reply(200, &[("location", "/p?utm=1&y=")], "changed"),
     };
     let purge = |uri: &str| {
-        let head = Request::builder().uri(uri).header("host", "shop.example").body(()).unwrap().into_parts().0;
+        let head = Request::builder()
+            .uri(uri)
+            .header("host", "shop.example")
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+            .into_parts()
+            .0;
         Purge::key(Key::of_request(&head).unwrap())
     };
     let long = format!("/p?utm=1&{}=", "z".repeat(600));

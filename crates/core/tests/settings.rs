@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, ConfigError, Key, Ttl};
 use metrics_util::{
     CompositeKey,
@@ -16,13 +16,13 @@ use tower::{Layer, ServiceExt, service_fn};
 /// X-Cache of two requests, the second after the first; the body must come as it is.
 async fn twice(
     layer: &CacheLayer,
-    request: impl Fn() -> Request<()>,
+    request: impl Fn() -> Request<Empty<Bytes>>,
     headers: &[(HeaderName, HeaderValue)],
 ) -> [String; 2] {
     let mut seen = [String::new(), String::new()];
     for seen in &mut seen {
         let headers = headers.to_vec();
-        let origin = service_fn(move |_: Request<()>| {
+        let origin = service_fn(move |_: Request<Empty<Bytes>>| {
             let headers = headers.clone();
             async move {
                 let mut response = Response::new(Full::new(Bytes::from_static(b"page")));
@@ -39,8 +39,8 @@ async fn twice(
     seen
 }
 
-fn page() -> Request<()> {
-    Request::builder().uri("/page").body(()).unwrap()
+fn page() -> Request<Empty<Bytes>> {
+    Request::builder().uri("/page").body(Empty::<Bytes>::new()).unwrap()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn every_request_is_counted_once_with_its_reason() {
         runtime.block_on(async {
             let layer = Cache::in_memory().layer().ttl(Ttl::REALTIME).key("page");
             twice(&layer, page, &[]).await;
-            twice(&layer, || Request::builder().method("POST").body(()).unwrap(), &[]).await;
+            twice(&layer, || Request::builder().method("POST").body(Empty::<Bytes>::new()).unwrap(), &[]).await;
         });
     });
     let mut counted: Vec<(Vec<String>, u64)> = Vec::new();

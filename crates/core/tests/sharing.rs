@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer};
 use std::{
     fmt,
@@ -43,7 +43,7 @@ struct Origin {
     first: First,
     calls: Arc<AtomicUsize>,
     /// What a handler may keep of its request, longer than it takes to answer.
-    kept: Arc<std::sync::Mutex<Vec<Request<()>>>>,
+    kept: Arc<std::sync::Mutex<Vec<Request<Empty<Bytes>>>>>,
 }
 
 impl Origin {
@@ -52,7 +52,7 @@ impl Origin {
     }
 }
 
-impl Service<Request<()>> for Origin {
+impl Service<Request<Empty<Bytes>>> for Origin {
     type Response = Response<Full<Bytes>>;
     type Error = Broken;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Broken>> + Send>>;
@@ -61,7 +61,7 @@ impl Service<Request<()>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<Empty<Bytes>>) -> Self::Future {
         let origin = self.clone();
         Box::pin(async move {
             let call = origin.calls.fetch_add(1, Ordering::SeqCst) + 1;
@@ -82,7 +82,7 @@ impl Service<Request<()>> for Origin {
 async fn get(layer: CacheLayer, origin: Origin, authorization: Option<&str>) -> Result<String, Broken> {
     let request = Request::builder().uri("/page");
     let request = authorization.into_iter().fold(request, |request, value| request.header("authorization", value));
-    let response = layer.layer(origin).oneshot(request.body(()).unwrap()).await?;
+    let response = layer.layer(origin).oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await?;
     Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 

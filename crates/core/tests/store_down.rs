@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{
     Cache, CacheLayer, MemoryStore, StoreError,
     testing::{Fault, Faulty},
@@ -34,11 +34,11 @@ fn cached() -> (Faulty<MemoryStore>, CacheLayer) {
 
 /// X-Cache, the detail in Cache-Status, and how long it took.
 async fn get(layer: &CacheLayer, path: &str) -> (String, String, Duration) {
-    let origin = service_fn(|_: Request<()>| async {
+    let origin = service_fn(|_: Request<Empty<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
     });
     let began = Instant::now();
-    let request = Request::builder().uri(path).body(()).unwrap();
+    let request = Request::builder().uri(path).body(Empty::<Bytes>::new()).unwrap();
     let (head, body) = layer.layer(origin).oneshot(request).await.unwrap().into_parts();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "page");
     let text = |name: &str| head.headers[name].to_str().unwrap().to_owned();
@@ -188,7 +188,7 @@ async fn without_a_store_one_request_still_fetches_for_many() {
         .map(|_| {
             let (layer, calls) = (layer.clone(), calls.clone());
             tokio::spawn(async move {
-                let origin = service_fn(move |_: Request<()>| {
+                let origin = service_fn(move |_: Request<Empty<Bytes>>| {
                     let calls = calls.clone();
                     async move {
                         calls.fetch_add(1, Ordering::SeqCst);
@@ -196,8 +196,11 @@ async fn without_a_store_one_request_still_fetches_for_many() {
                         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
                     }
                 });
-                let response =
-                    layer.layer(origin).oneshot(Request::builder().uri("/a").body(()).unwrap()).await.unwrap();
+                let response = layer
+                    .layer(origin)
+                    .oneshot(Request::builder().uri("/a").body(Empty::<Bytes>::new()).unwrap())
+                    .await
+                    .unwrap();
                 response.headers()["x-cache"].to_str().unwrap().to_owned()
             })
         })

@@ -6,7 +6,7 @@ mod stage;
 
 use bytes::Bytes;
 use http::{Method, Request, request::Parts};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use larder::{Cache, CacheLayer, Policy};
 use stage::{
     AFTER, Answer, BEFORE, Fields, LONG, MODIFIED, Reply, Stage, Unreachable, honest, joined, reply, told, wait,
@@ -1288,7 +1288,7 @@ async fn a_response_without_a_tag_gets_one_where_that_is_asked_for_and_the_same_
 async fn a_layer_around_another_asks_nothing_in_the_name_of_the_client() {
     let cache = Cache::in_memory();
     let layer = || CacheLayer::with_policy(cache.clone(), Policy::shared_cache());
-    let origin = tower::service_fn(|request: Request<()>| async move {
+    let origin = tower::service_fn(|request: Request<Empty<Bytes>>| async move {
         let fields = [("cache-control", "max-age=10"), ("etag", "\"a\"")];
         let confirmed = request.headers().get("if-none-match").is_some_and(|tag| tag == "\"a\"");
         reply(if confirmed { 304 } else { 200 }, &fields, if confirmed { "" } else { "page" })
@@ -1297,7 +1297,7 @@ async fn a_layer_around_another_asks_nothing_in_the_name_of_the_client() {
     let ask = async |fields: &[(&str, &str)]| {
         let request = Request::builder().uri("/page").header("host", "shop.example");
         let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let response = service.clone().oneshot(request.body(()).unwrap()).await.unwrap();
+        let response = service.clone().oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
         let status = response.status().as_u16();
         (status, response.into_body().collect().await.unwrap().to_bytes())
     };

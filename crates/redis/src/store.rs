@@ -458,6 +458,7 @@ impl Core {
         let piece = match self.bulk.get(key).await {
             Ok(Reply::Bytes(bytes)) => manifest.piece(&bytes, index),
             Ok(Reply::Nil) => return Ok(Err(Unreadable::Truncated)),
+            Err(fault) if fault.is("WRONGTYPE") => return Ok(Err(Unreadable::Foreign)),
             Ok(_) | Err(Fault::Foreign) => Err(Unreadable::OtherKey),
             Err(fault) => return Err(fault),
         };

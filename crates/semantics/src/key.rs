@@ -5,7 +5,7 @@
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
 use crate::{stored::EntryId, vary::VariantId};
-use http::{Method, header, request};
+use http::{HeaderValue, Method, Uri, header, request, uri::Authority};
 use std::{
     fmt::{self, Write},
     hash::{Hash, Hasher},
@@ -360,6 +360,30 @@ impl EntryKey {
     #[must_use]
     pub fn of_variant(&self, variant: VariantId) -> Self {
         Self { variant: Some(variant), ..self.clone() }
+    }
+}
+
+/// Makes a request say in `Host`, once and in the form in which it stands in the key, whom it is for (RFC 9112 section
+/// 3.2.2): an origin that reads that field must not be told something else than the key.
+pub fn settle_host(head: &mut request::Parts) {
+    let Ok(authority) = authority(head) else { return };
+    let settled = authority.trim().to_ascii_lowercase();
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let is_settled = hosts.next().is_some_and(|host| host.as_bytes() == settled.as_bytes()) && hosts.next().is_none();
+    if !settled.is_empty()
+        && !is_settled
+        && let Ok(host) = HeaderValue::try_from(settled)
+    {
+        let _ = head.headers.try_insert(header::HOST, host);
+    }
+    let is_spelt_otherwise = |authority: &Authority| authority.as_str().bytes().any(|byte| byte.is_ascii_uppercase());
+    if head.uri.authority().is_some_and(is_spelt_otherwise) {
+        let mut parts = head.uri.clone().into_parts();
+        let lower = |authority: Authority| Authority::try_from(authority.as_str().to_ascii_lowercase()).ok();
+        parts.authority = parts.authority.and_then(lower);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            head.uri = uri;
+        }
     }
 }
 

@@ -37,7 +37,8 @@ impl Form {
     pub(crate) fn of(method: &Method, request: &HeaderMap, response: &StoredResponse) -> Option<Self> {
         let extent = Extent::of(response)?;
         let form = if *method == Method::HEAD { Self::Head } else { Self::Whole };
-        let whole = extent.is_whole().then_some(form.clone());
+        // A part is no answer to who asks for the whole, be it all there is.
+        let whole = (response.status != StatusCode::PARTIAL_CONTENT).then_some(form.clone());
         if !matches!(response.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) || !is_safe(method) {
             return whole;
         }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, Policy};
 use std::{
     pin::Pin,
@@ -28,7 +28,7 @@ pub struct Origin {
     pub seen: Arc<Mutex<Vec<(Method, HeaderMap)>>>,
 }
 
-impl Service<Request<()>> for Origin {
+impl Service<Request<Empty<Bytes>>> for Origin {
     type Response = Response<Full<Bytes>>;
     type Error = Unreachable;
     type Future = Pin<Box<dyn Future<Output = Reply> + Send>>;
@@ -37,7 +37,7 @@ impl Service<Request<()>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<Empty<Bytes>>) -> Self::Future {
         let origin = self.clone();
         Box::pin(async move {
             let head = request.into_parts().0;
@@ -115,7 +115,8 @@ impl Stage {
         let request = Request::builder().method(method).uri(uri);
         let request = if uri.starts_with('/') { request.header("host", "shop.example") } else { request };
         let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let response = self.layer.layer(self.origin.clone()).oneshot(request.body(()).unwrap()).await?;
+        let response =
+            self.layer.layer(self.origin.clone()).oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await?;
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = String::from_utf8(body.to_vec()).unwrap();
