@@ -172,3 +172,15 @@ async fn an_application_and_a_sealed_layer_store_no_parts() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_answer_to_a_range_is_not_stored_for_others() {
+    for status in [400, 403, 404, 416, 500] {
+        let stage = Stage::shared(move |head, _| match head.headers.get("range") {
+            Some(_) => reply(status, &[("cache-control", LONG)], "bad range"),
+            None => reply(200, &[("cache-control", LONG)], WHOLE),
+        });
+        assert_eq!(range(&stage, "bytes=cow").await.status, status);
+        assert_eq!(stage.get(&[]).await.told(), told("MISS", 200, WHOLE), "{status}");
+    }
+}

@@ -102,3 +102,27 @@ async fn beyond_sixteen_variants_requests_go_past_the_cache_until_one_has_expire
     assert_eq!(ask(16).await, "HIT");
     assert_eq!(ask(17).await, "BYPASS");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_origin_was_not_shown_makes_no_variant() {
+    let layer = Cache::in_memory().layer().sealed().key_headers([header::ACCEPT_LANGUAGE]);
+    let get = async |headers: &[(&str, &str)]| {
+        let origin = service_fn(|_: Request<Empty<Bytes>>| async {
+            let response = Response::builder().header("vary", "Accept-Language, X-A, Cookie");
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(b"page"))).unwrap())
+        });
+        let request =
+            headers.iter().fold(Request::builder().uri("/page").header("host", "shop"), |request, (name, value)| {
+                request.header(*name, *value)
+            });
+        let response = layer.layer(origin).oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let x_cache = response.headers()["x-cache"].to_str().unwrap().to_owned();
+        response.into_body().collect().await.unwrap();
+        x_cache
+    };
+    assert_eq!(get(&[("x-a", "1")]).await, "MISS");
+    for number in 0..20 {
+        assert_eq!(get(&[("x-a", &number.to_string()), ("cookie", "a=1")]).await, "HIT");
+    }
+    assert_eq!(get(&[("accept-language", "de")]).await, "MISS");
+}

@@ -803,7 +803,10 @@ impl Forward {
         if self.lookup.is_of_another_query(&headers) {
             return Err(Refusal::NoVarySearch);
         }
-        if status == StatusCode::PARTIAL_CONTENT && !request.contains_key(header::RANGE) {
+        // An error may be about the range, whatever it says; and a part that nobody asked for may be of anything.
+        let is_error = status.is_client_error() || status.is_server_error();
+        let asks_for_part = request.contains_key(header::RANGE);
+        if asks_for_part && is_error || !asks_for_part && status == StatusCode::PARTIAL_CONTENT {
             return Err(Refusal::Partial);
         }
         let stated_only = (self.lookup.method == Method::POST).then(|| policy.without_lifetimes());
@@ -815,7 +818,10 @@ impl Forward {
                 }
                 Storability::Refused(refusal) => return Err(refusal),
             };
-        let fields = union(fields, policy.key_headers.clone());
+        // What the origin was not shown cannot have made a difference, and would let one client fill all variants.
+        let is_shown =
+            |field: &HeaderName| !policy.sealed || *field == header::HOST || policy.key_headers.contains(field);
+        let fields = union(fields.into_iter().filter(is_shown).collect(), policy.key_headers.clone());
         let cost_before = self.held().map(|held| held.origin_cost).filter(|cost| !cost.is_zero());
         let groups = groups::tags(&headers, &CACHE_GROUPS, &authority);
         let all_tags = policy.tags.iter().chain(&caching.tags).chain(&groups).map(String::as_str);
