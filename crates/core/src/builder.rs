@@ -3,7 +3,7 @@
 use crate::{
     Cache, ConfigError, MemoryStore, Tiered,
     background::Background,
-    cache::{Settings, Shared},
+    cache::{Detaching, Settings, Shared},
     flights::Flights,
     guard::{Deadlines, Guard},
     observe::Observer,
@@ -150,9 +150,11 @@ impl CacheBuilder {
             Some(compose) => compose(self.deadlines, near),
             None => Arc::new(near.map_or_else(MemoryStore::default, |(near, _)| near)),
         };
+        let flights = Arc::new(Flights::new());
         Cache::new(Shared {
             store,
             observer: Observer::new(namespace.name()),
+            detaching: Arc::new(Detaching { flights: flights.clone(), namespace: namespace.clone() }),
             namespace,
             routing: self.routing,
             identifier: self.identifier,
@@ -161,7 +163,7 @@ impl CacheBuilder {
                 read_deadline: self.deadlines.read,
                 lock_wait: self.lock_wait,
             },
-            flights: Arc::new(Flights::new()),
+            flights,
             background: Background::new(self.refreshes),
             early: Bounded::new(MOST_UNCACHEABLE),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),

@@ -11,7 +11,7 @@ use crate::{
     routing::Routing,
     search::Variances,
     share::Fetched,
-    store::{AnyStore, Purge, Purged, StoreError, Ticket},
+    store::{AnyStore, Listener, Purge, Receipt, Selector, StoreError, Ticket},
 };
 use http::Extensions;
 use larder_semantics::{EntryKey, Namespace, Refusal, Storing, VariantId};
@@ -35,12 +35,41 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
     pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) detaching: Arc<Detaching>,
     pub(crate) background: Background,
     /// What this process has asked to be fetched anew before its time, and when.
     pub(crate) early: Bounded<EntryKey, Instant>,
     /// Resources whose last response was refused, and until when they count as uncacheable.
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
     pub(crate) variances: Variances,
+}
+
+/// Keeps those who come after an invalidation from joining those who came before it.
+pub(crate) struct Detaching {
+    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) namespace: Namespace,
+}
+
+impl Detaching {
+    fn detach(&self, selector: &Selector) {
+        match selector {
+            Selector::Key(key) => self.flights.detach(&self.namespace.entry(key.clone())),
+            // What answers will have is not known before they are there.
+            Selector::Tags(_) | Selector::Pattern(_) | Selector::All => self.flights.detach_all(),
+        }
+    }
+}
+
+impl Listener for Detaching {
+    fn invalidated(&self, selector: &Selector, _: u64) {
+        self.detach(selector);
+    }
+
+    fn lost(&self) {
+        self.flights.detach_all();
+    }
+
+    fn vouched(&self, _: Instant) {}
 }
 
 /// How long a request may wait, and for what.
@@ -82,21 +111,26 @@ impl Cache {
     /// When the store cannot be reached, or refuses: what was to be removed may still be there. Dropping the future
     /// leaves the purge either done or not done; with [`no_vary_search`](CacheLayer::no_vary_search), done for some of the
     /// keys that what was named is stored under.
-    pub async fn purge(&self, purge: Purge) -> Result<Purged, StoreError> {
-        let Purge::Key(key) = purge else { return self.remove(purge).await };
+    pub async fn purge(&self, purge: Purge) -> Result<Receipt, StoreError> {
+        let Selector::Key(key) = &purge.selector else { return self.remove(purge).await };
         let query = key.query();
-        let mut purged = Purged::default();
-        for key in self.shared.variances.keys_of(key, query.as_deref()) {
-            purged.resources += self.remove(Purge::Key(key)).await?.resources;
+        let mut receipt = Receipt::default();
+        for key in self.shared.variances.keys_of(key.clone(), query.as_deref()) {
+            let one = self.remove(Purge { selector: Selector::Key(key), ..purge }).await?;
+            receipt = Receipt { resources: receipt.resources + one.resources, ..one };
         }
-        Ok(purged)
+        Ok(receipt)
     }
 
     /// The same, of one key only.
-    pub(crate) async fn remove(&self, purge: Purge) -> Result<Purged, StoreError> {
-        self.detach(&purge);
+    pub(crate) async fn remove(&self, purge: Purge) -> Result<Receipt, StoreError> {
+        if !purge.is_dry {
+            self.shared.detaching.detach(&purge.selector);
+        }
         let purged = self.shared.store.purge(&self.shared.namespace, &purge).await;
-        self.detach(&purge);
+        if !purge.is_dry {
+            self.shared.detaching.detach(&purge.selector);
+        }
         purged
     }
 
@@ -138,16 +172,10 @@ impl Cache {
         extensions.get::<Around>().map(|around| &around.cache)
     }
 
-    fn detach(&self, purge: &Purge) {
-        match purge {
-            Purge::Key(key) => self.shared.flights.detach(&self.shared.namespace.entry(key.clone())),
-            // Which tags an answer will have is not known before it is there.
-            Purge::Tags(_) => self.shared.flights.detach_all(),
-        }
-    }
-
     pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared: Arc::new(shared) }
+        let cache = Self { shared: Arc::new(shared) };
+        cache.shared.store.follow(&cache.shared.namespace, cache.shared.detaching.clone());
+        cache
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn AnyStore> {

@@ -72,10 +72,10 @@ impl Front {
             let mut keys = self.keys_of_changed(&mut target, response);
             keys.retain(|key| !is_kept || grant.as_ref().is_none_or(|grant| grant.key.key != *key));
             let groups = groups::tags(&response.headers, &CACHE_GROUP_INVALIDATION, &Asked::authority_of(&target));
-            let groups = (!groups.is_empty()).then_some(Purge::Tags(groups));
+            let groups = (!groups.is_empty()).then(|| Purge::tags(groups));
             let cache = self.cache.clone();
             let purges = Outlives::new(self.cache.background(), async move {
-                for purge in keys.into_iter().map(Purge::Key).chain(groups) {
+                for purge in keys.into_iter().map(Purge::key).chain(groups) {
                     if let Err(error) = cache.remove(purge).await {
                         tracing::warn!(%error, "what a request has changed may still be stored");
                     }
@@ -101,6 +101,6 @@ impl Front {
         let Some(key) = key.map(|key| key.key.clone()) else { return };
         let cache = self.cache.clone();
         let background = cache.background().clone();
-        background.run(async move { drop(cache.purge(Purge::Key(key)).await) });
+        background.run(async move { drop(cache.purge(Purge::key(key)).await) });
     }
 }

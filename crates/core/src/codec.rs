@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 0   magic "LRDR"       4  wire version    5  kind: 1 response, 2 variants
-//! 6   status             8  id, 16 bytes    24 the full name the entry was stored under, length first
+//! 6   status             8  id, 16 bytes    24 since when it is stale whatever its lifetime, or zero
+//! 32  the full name the entry was stored under, length first
 //! ..  times, origin cost, born clock, generation, tags, headers, each text with its length first
 //! ..  length of the body, and the body: the tail of the same bytes, never copied
 //! ```
@@ -17,14 +18,16 @@ use larder_semantics::{
     stored::{Basis, Delivery, StaleUse, Throttle},
     vary::{Known, Language},
 };
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 /// The first bytes of every entry.
 pub const MAGIC: [u8; 4] = *b"LRDR";
 /// The version of the layout; a build reads its own only.
-pub const WIRE_VERSION: u8 = 3;
+pub const WIRE_VERSION: u8 = 4;
 /// Where the id of an entry stands among its bytes.
-pub const ID_RANGE: std::ops::Range<usize> = 8..24;
+pub const ID_RANGE: Range<usize> = 8..24;
+/// Where it stands since when an entry is stale, in milliseconds: a store may write it into what it holds already.
+pub const STALE_RANGE: Range<usize> = 24..32;
 
 /// Room for the fields that a delivery adds.
 const DELIVERY_FIELDS: usize = 4;
@@ -44,10 +47,14 @@ pub fn encode(entry: &Entry, name: &str) -> Bytes {
     bytes.put_u8(kind);
     bytes.put_u16_le(status);
     bytes.put_slice(&entry.id.0);
+    bytes.put_u64_le(match &entry.content {
+        Content::Variants(rule) => rule.stale_since.as_millis(),
+        Content::Response(_) => 0,
+    });
     put_text(&mut bytes, name.as_bytes());
     match &entry.content {
         Content::Response(response) => put_response(&mut bytes, response),
-        Content::Variants(Variants { fields, known }) => {
+        Content::Variants(Variants { fields, known, .. }) => {
             put_count(&mut bytes, fields.len());
             fields.iter().for_each(|field| put_text(&mut bytes, field.as_str().as_bytes()));
             put_count(&mut bytes, known.len());
@@ -127,6 +134,7 @@ pub fn decode(bytes: Bytes, name: &str) -> Result<Entry, Unreadable> {
     }
     let (kind, status) = (reader.u8()?, reader.u16()?);
     let id = EntryId(reader.array()?);
+    let stale_since = Timestamp::from_millis(reader.u64()?);
     if reader.text()? != name.as_bytes() {
         return Err(Unreadable::OtherKey);
     }
@@ -135,7 +143,8 @@ pub fn decode(bytes: Bytes, name: &str) -> Result<Entry, Unreadable> {
         VARIANTS => Content::Variants(reader.variants()?),
         _ => return Err(Unreadable::Corrupt),
     };
-    Ok(Entry { id, content })
+    let entry = Entry { id, content };
+    Ok(if stale_since == Timestamp::default() { entry } else { entry.stale_since(stale_since) })
 }
 
 struct Reader {
@@ -213,7 +222,11 @@ impl Reader {
                 Ok(Known { digest, until, language: (!tag.is_empty()).then_some(Language { tag, beside }) })
             })
             .collect::<Result<_, _>>()?;
-        if self.at == self.bytes.len() { Ok(Variants { fields, known }) } else { Err(Unreadable::Corrupt) }
+        if self.at == self.bytes.len() {
+            Ok(Variants { fields, known, stale_since: Timestamp::default() })
+        } else {
+            Err(Unreadable::Corrupt)
+        }
     }
 
     fn take(&mut self, length: usize) -> Result<&[u8], Unreadable> {
@@ -300,7 +313,8 @@ mod tests {
         let fields = vec![HeaderName::from_static("accept")];
         let language = Some(Language { tag: "de".into(), beside: EntryId([6; 16]) });
         let known = |language| Known { digest: EntryId([7; 16]), until: Timestamp::from_millis(9), language };
-        let rule = Variants { fields, known: vec![known(language), known(None)] };
+        let rule =
+            Variants { fields, known: vec![known(language), known(None)], stale_since: Timestamp::from_millis(14) };
         Entry { id: EntryId([8; 16]), content: Content::Variants(rule) }
     }
 
@@ -311,6 +325,25 @@ mod tests {
             assert_eq!(bytes[ID_RANGE], entry.id.0);
             assert_eq!(decode(bytes, "n:v1:{k}"), Ok(entry));
         }
+    }
+
+    #[test]
+    fn what_is_stale_since_a_moment_is_told_at_one_place_for_all() {
+        for entry in [response(b"body"), rule()] {
+            let mut bytes = encode(&entry, "k").to_vec();
+            bytes[STALE_RANGE].copy_from_slice(&90_u64.to_le_bytes());
+            let at = Timestamp::from_millis(90);
+            assert_eq!(decode(bytes.into(), "k"), Ok(entry.stale_since(at)));
+        }
+        let mut long = response(b"body");
+        if let Content::Response(response) = &mut long.content {
+            response.lifetime = Duration::from_secs(60);
+        }
+        let mut bytes = encode(&long, "k").to_vec();
+        bytes[STALE_RANGE].copy_from_slice(&90_u64.to_le_bytes());
+        let read = decode(bytes.into(), "k").map(|entry| entry.content);
+        let Ok(Content::Response(read)) = read else { panic!("a response") };
+        assert_eq!(read.lifetime, Duration::from_millis(91), "89 ms after it was received, of an age of 2 ms then");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     breaker::{Breaker, Call},
     observe,
-    store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused},
+    store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
 };
 use larder_semantics::{EntryKey, Namespace, Timestamp, exchange::Filling};
 use std::{future::Future, sync::Arc, time::Duration};
@@ -166,13 +166,26 @@ impl<S: Store> Store for Guard<S> {
     }
 
     /// A purge is asked of the store whatever the breaker says: leaving old answers behind costs more than waiting.
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+    ///
+    /// One by pattern takes as long as there are keys.
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        if matches!(purge.selector, Selector::Pattern(_)) {
+            return self.store.purge(namespace, purge).await;
+        }
         let asked = timeout(self.deadlines.purge, self.store.purge(namespace, purge));
         asked.await.unwrap_or(Err(StoreError::Timeout))
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
         self.guarded(Side::Writes, self.deadlines.read, self.store.supersede(ticket)).await
+    }
+
+    fn tells(&self) -> bool {
+        self.store.tells()
+    }
+
+    fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
+        self.store.follow(namespace, listener);
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

@@ -48,6 +48,6 @@ pub use memory::MemoryStore;
 pub use observe::describe_metrics;
 pub use routing::Routing;
 pub use service::{CacheFuture, CacheService};
-pub use store::{Purge, Purged, Store, StoreError};
+pub use store::{Purge, Receipt, Store, StoreError};
 pub use tiered::Tiered;
 pub use ttl::Ttl;

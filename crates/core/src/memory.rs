@@ -1,14 +1,17 @@
 //! The store in this process: bounded by bytes, and the near tier before a shared one.
 
 use crate::store::{
-    Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE, Unused,
+    Claim, Copied, Filled, Found, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
+    UNCACHEABLE_LIFE, Unused,
 };
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, Variants, exchange::Filling, tags::Record,
+    Content, Entry, EntryId, EntryKey, Namespace, Pattern, StoredResponse, Timestamp, Variants,
+    exchange::Filling,
+    tags::{Record, Standing},
 };
 use quick_cache::{Weighter, sync::Cache};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
@@ -96,21 +99,32 @@ fn size(entry: &Entry) -> usize {
             // Once as they are stored, once as they were delivered last.
             2 * headers + body.len() + tags.iter().map(String::len).sum::<usize>()
         }
-        Content::Variants(Variants { fields, known }) => 64 * fields.len() + 64 * known.len(),
+        Content::Variants(Variants { fields, known, .. }) => 64 * fields.len() + 64 * known.len(),
     }
 }
 
-/// When tags were invalidated, by the clock of this store, or of the one that it is near to.
+/// What was invalidated when, by the clock of this store, or of the one that it is near to.
 #[derive(Default)]
 struct Records {
     clock: AtomicU64,
-    /// By namespace, and by tag.
-    tags: RwLock<ByTag>,
-    /// What every tag counts as that is not among them: those that were are forgotten when they are too many.
-    others: AtomicU64,
+    /// What the clock showed when all of a namespace was invalidated last.
+    all: AtomicU64,
+    known: RwLock<Known>,
 }
 
-type ByTag = HashMap<String, HashMap<String, Record>>;
+#[derive(Default)]
+struct Known {
+    /// By namespace.
+    namespaces: HashMap<String, Invalidated>,
+    /// What every tag counts as that is not among them: those that were are forgotten when they are too many.
+    others: Record,
+}
+
+#[derive(Default)]
+struct Invalidated {
+    all: Record,
+    tags: HashMap<String, Record>,
+}
 
 /// Into how many parts tickets are divided, each with a lock of its own.
 const STRIPES: usize = 64;
@@ -123,37 +137,56 @@ impl Records {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// Invalidates tags as by the next time of the clock, which is returned.
-    fn invalidate(&self, namespace: &Namespace, tags: &[String]) -> u64 {
-        let known = self.tags.write().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock().saturating_add(1);
-        self.note(known, namespace, tags, now);
+    /// Invalidates as by the next time of the clock, which is returned; `None` is all there is.
+    fn invalidate(&self, namespace: &Namespace, tags: Option<&[String]>, is_soft: bool, now: Timestamp) -> u64 {
+        let known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let now = now.as_millis().saturating_mul(1000).max(self.clock().saturating_add(1));
+        self.note(known, namespace, tags, Record::of(now, is_soft));
         now
     }
 
-    fn note(&self, mut known: RwLockWriteGuard<'_, ByTag>, namespace: &Namespace, tags: &[String], at: u64) {
-        let now = at.max(self.clock());
-        if known.values().map(HashMap::len).sum::<usize>() + tags.len() > MOST_RECORDS {
-            known.clear();
-            self.others.store(now, Ordering::Release);
+    fn note(
+        &self,
+        mut known: RwLockWriteGuard<'_, Known>,
+        namespace: &Namespace,
+        tags: Option<&[String]>,
+        record: Record,
+    ) {
+        let now = record.gone.max(record.stale).max(self.clock());
+        let many = known.namespaces.values().map(|known| known.tags.len()).sum::<usize>();
+        if many + tags.map_or(0, <[String]>::len) > MOST_RECORDS {
+            known.namespaces.values_mut().for_each(|known| known.tags.clear());
+            known.others = Record::of(now, false);
         }
-        let known = known.entry(namespace.name().to_owned()).or_default();
-        known.extend(tags.iter().map(|tag| (tag.trim().to_owned(), Record(at))));
+        let others = known.others;
+        let known = known.namespaces.entry(namespace.name().to_owned()).or_default();
+        match tags {
+            None => {
+                known.all = known.all.and(record);
+                self.all.fetch_max(now, Ordering::Release);
+            }
+            Some(tags) => {
+                for tag in tags {
+                    let known = known.tags.entry(tag.trim().to_owned()).or_insert(others);
+                    *known = known.and(record);
+                }
+            }
+        }
         // Last, so that who sees it sees the rest.
         self.clock.store(now, Ordering::Release);
     }
 
-    /// Whether none of a response's tags was invalidated since it was born.
-    fn spare(&self, namespace: &Namespace, response: &StoredResponse) -> bool {
+    /// What is left of a response.
+    fn leave(&self, namespace: &Namespace, response: &StoredResponse) -> Standing {
         let StoredResponse { tags, born, .. } = response;
-        if tags.is_empty() || *born >= self.clock() {
-            return true;
+        if *born >= self.clock() || tags.is_empty() && *born >= self.all.load(Ordering::Acquire) {
+            return Standing::Valid;
         }
-        let known = self.tags.read().unwrap_or_else(PoisonError::into_inner);
-        let others = Record(self.others.load(Ordering::Acquire));
-        let known = known.get(namespace.name());
-        let record = |tag: &String| known.and_then(|known| known.get(tag)).copied().unwrap_or(others);
-        tags.iter().all(|tag| record(tag).spares(*born))
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let (others, known) = (known.others, known.namespaces.get(namespace.name()));
+        let record = |tag: &String| known.and_then(|known| known.tags.get(tag)).copied().unwrap_or(others);
+        let all = known.map(|known| known.all).unwrap_or_default();
+        tags.iter().map(record).fold(all, Record::and).leaves(*born)
     }
 }
 
@@ -195,11 +228,11 @@ impl MemoryStore {
             self.inner.entries.remove_if(key, |held| held.until <= now);
             return Looked::Absent;
         }
-        match &held.entry.content {
-            Content::Response(response) if !self.inner.records.spare(&key.namespace, response) => {
-                Looked::Invalidated(held.entry.id)
-            }
-            _ => Looked::There(held.entry),
+        let Content::Response(response) = &held.entry.content else { return Looked::There(held.entry) };
+        match self.inner.records.leave(&key.namespace, response) {
+            Standing::Valid => Looked::There(held.entry),
+            Standing::StaleSince(at) => Looked::There(Arc::new(held.entry.stale_since(at))),
+            Standing::Gone => Looked::Invalidated(held.entry.id),
         }
     }
 
@@ -227,10 +260,56 @@ impl MemoryStore {
         had
     }
 
-    /// Takes note that the store behind this one has invalidated tags when its clock showed `at`.
-    pub(crate) fn invalidated(&self, namespace: &Namespace, tags: &[String], at: u64) {
+    /// Makes a resource stale, and voids its tickets; whether it had an entry.
+    fn make_stale(&self, base: &EntryKey) -> bool {
+        let mut stripe = self.stripe(base);
+        stripe.epoch += 1;
+        stripe.tickets.remove(base);
+        let held = self.inner.entries.get(base);
+        let had = held.is_some();
+        if let Some(Held { entry, until }) = held {
+            let entry = Arc::new(entry.stale_since(self.inner.timestamp(Instant::now())));
+            self.inner.entries.insert(base.clone(), Held { entry, until });
+        }
+        drop(stripe);
+        self.tell(base);
+        had
+    }
+
+    /// Removes, or makes stale, every resource with a key like this, and voids their tickets; how many had an entry.
+    pub(crate) fn sweep(&self, namespace: &Namespace, pattern: &Pattern, is_soft: bool, is_dry: bool) -> u64 {
+        let is_meant = |key: &EntryKey| key.namespace == *namespace && pattern.matches(&key.key);
+        let mut named: HashSet<EntryKey> =
+            self.inner.entries.iter().map(|(key, _)| key.base()).filter(|base| is_meant(base)).collect();
+        if is_dry {
+            return named.len() as u64;
+        }
+        for (stripe, turned) in self.inner.stripes.iter().zip(&self.inner.turned) {
+            let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            stripe.epoch += 1;
+            stripe.tickets.retain(|base, _| !is_meant(base));
+            drop(stripe);
+            turned.notify_waiters();
+        }
+        // What was stored until its ticket was void.
+        named.extend(self.inner.entries.iter().map(|(key, _)| key.base()).filter(|base| is_meant(base)));
+        let reach = |base: &&EntryKey| if is_soft { self.make_stale(base) } else { self.forget(base) };
+        named.iter().filter(reach).count() as u64
+    }
+
+    /// Takes note that the store behind this one has invalidated tags, or all for `None`, when its clock showed `at`.
+    pub(crate) fn invalidated(&self, namespace: &Namespace, tags: Option<&[String]>, at: u64) {
         let records = &self.inner.records;
-        records.note(records.tags.write().unwrap_or_else(PoisonError::into_inner), namespace, tags, at);
+        let known = records.known.write().unwrap_or_else(PoisonError::into_inner);
+        records.note(known, namespace, tags, Record::of(at, false));
+    }
+
+    /// Removes all there is, and refuses the copies that were fetched before.
+    pub(crate) fn clear(&self) {
+        for stripe in &self.inner.stripes {
+            stripe.lock().unwrap_or_else(PoisonError::into_inner).epoch += 1;
+        }
+        self.inner.entries.clear();
     }
 
     fn keep(&self, key: EntryKey, entry: Arc<Entry>, life: Duration) {
@@ -356,14 +435,26 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
-        Ok(match purge {
-            Purge::Key(key) => {
-                Purged { resources: u64::from(self.forget(&namespace.entry(key.clone()))), ..Purged::default() }
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        let Purge { selector, is_soft, is_dry } = purge;
+        let records = &self.inner.records;
+        Ok(match selector {
+            Selector::Pattern(pattern) => {
+                Receipt { resources: self.sweep(namespace, pattern, *is_soft, *is_dry), ..Receipt::default() }
             }
-            Purge::Tags(tags) => {
-                let clock = self.inner.records.invalidate(namespace, tags);
-                Purged { tags: tags.len() as u64, clock, ..Purged::default() }
+            _ if *is_dry => Receipt::default(),
+            Selector::Key(key) => {
+                let base = namespace.entry(key.clone());
+                let had = if *is_soft { self.make_stale(&base) } else { self.forget(&base) };
+                Receipt { resources: u64::from(had), ..Receipt::default() }
+            }
+            Selector::Tags(tags) => {
+                let clock = records.invalidate(namespace, Some(tags), *is_soft, self.now());
+                Receipt { tags: tags.len() as u64, clock, ..Receipt::default() }
+            }
+            Selector::All => {
+                let clock = records.invalidate(namespace, None, *is_soft, self.now());
+                Receipt { clock, ..Receipt::default() }
             }
         })
     }

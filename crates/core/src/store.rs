@@ -3,8 +3,9 @@
 //! A miss *claims* the entry's key and receives a [`Ticket`]; the answer is *filled* with that ticket; a *purge* voids
 //! every ticket of the resource. So after a purge has returned, no answer that was asked for before it is ever stored.
 
-use larder_semantics::{Entry, EntryId, EntryKey, Key, Namespace, Reason, Timestamp, exchange::Filling};
+use larder_semantics::{Entry, EntryId, EntryKey, Key, Namespace, Pattern, Reason, Timestamp, exchange::Filling};
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// A place where entries are kept.
 ///
@@ -48,8 +49,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes what `purge` names in `namespace`, with all its variants, and voids every fill of it that is in flight.
     ///
-    /// What has a tag need not be removed: it is no longer found. Tags are invalid for all versions of a namespace.
-    fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Purged, StoreError>> + Send;
+    /// A soft one makes it stale instead. What has a tag need not be removed: it is no longer found. Tags are invalid for all
+    /// versions of a namespace.
+    fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Receipt, StoreError>> + Send;
+
+    /// Whether it tells what other processes invalidate. The default does not.
+    fn tells(&self) -> bool {
+        false
+    }
+
+    /// Begins to tell `listener` what other processes invalidate in `namespace`, for as long as the store lives. The default
+    /// tells nothing.
+    fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
+        let _ = (namespace, listener);
+    }
 
     /// Removes the resource that `ticket` belongs to, with all its variants, and voids every other ticket of it; `false`,
     /// and nothing done, when the ticket is void.
@@ -194,42 +207,112 @@ pub enum Filled {
     Voided,
 }
 
-/// What to invalidate.
+/// What to invalidate, and how: for good, or so that it is stale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// What it reaches.
+    pub selector: Selector,
+    /// Whether what is stored is only made stale: it may still answer while it is revalidated, or in place of an error, as
+    /// far as it could have at the end of its lifetime.
+    pub is_soft: bool,
+    /// Whether nothing is to be done, and only counted what would be; of a purge by pattern.
+    pub is_dry: bool,
+}
+
+/// What a purge reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Purge {
+pub enum Selector {
     /// One resource, with all its variants.
     Key(Key),
     /// Whatever has one of these tags.
     Tags(Vec<String>),
+    /// Whatever has a key like this.
+    Pattern(Pattern),
+    /// All that is in the namespace, whatever its schema version.
+    All,
+}
+
+impl From<Selector> for Purge {
+    fn from(selector: Selector) -> Self {
+        Self { selector, is_soft: false, is_dry: false }
+    }
 }
 
 impl Purge {
     /// One resource, with all its variants: `Purge::key("user:123")`.
     pub fn key(key: impl Into<Key>) -> Self {
-        Self::Key(key.into())
+        Selector::Key(key.into()).into()
     }
 
     /// Whatever has this tag: `Purge::tag("users")`. That costs the same however much it is.
     pub fn tag(tag: impl Into<String>) -> Self {
-        Self::Tags(vec![tag.into()])
+        Self::tags([tag])
     }
 
     /// Whatever has one of these tags.
     pub fn tags<T: Into<String>>(tags: impl IntoIterator<Item = T>) -> Self {
-        Self::Tags(tags.into_iter().map(Into::into).collect())
+        Selector::Tags(tags.into_iter().map(Into::into).collect()).into()
+    }
+
+    /// Whatever has a key that begins like this: `Purge::prefix("user:")`.
+    ///
+    /// A store outside the process is gone through for it, key by key, twice: a tag costs nothing like that.
+    pub fn prefix(prefix: &str) -> Self {
+        Selector::Pattern(Pattern::prefix(prefix)).into()
+    }
+
+    /// Whatever has a key like this, where `*` stands for any text: `Purge::pattern("user:*:orders")`. It costs what
+    /// [`prefix`](Self::prefix) does.
+    pub fn pattern(pattern: &str) -> Self {
+        Selector::Pattern(Pattern::new(pattern)).into()
+    }
+
+    /// All that is in the namespace, whatever its schema version. That costs the same however much it is.
+    pub fn all() -> Self {
+        Selector::All.into()
+    }
+
+    /// The same, but that what is stored is only made stale: it may still answer while it is revalidated, or in place of an
+    /// error, as far as it could have at the end of its lifetime. What is on its way is not stored.
+    #[must_use]
+    pub fn soft(self) -> Self {
+        Self { is_soft: true, ..self }
+    }
+
+    /// The same, but that nothing is done: a purge by prefix or pattern counts what it would reach, any other reaches
+    /// nothing.
+    #[must_use]
+    pub fn dry_run(self) -> Self {
+        Self { is_dry: true, ..self }
     }
 }
 
-/// What a purge reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Purged {
-    /// Resources that had an entry, of a purge by key.
+/// What a purge reached. What this process itself held is dealt with in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Receipt {
+    /// Resources that had an entry, of a purge by key or by pattern.
     pub resources: u64,
     /// Tags that were invalidated.
     pub tags: u64,
-    /// What the store's invalidation clock then showed, of a purge by tags.
+    /// What the store's invalidation clock then showed, of a purge by tags or of all.
     pub clock: u64,
+    /// Its id in the store's log of invalidations, by which other processes hear of it, if the store has one.
+    pub logged: Option<String>,
+    /// Whether it is yet to be done: the store could not be reached, and is told before anything is read from it again.
+    pub is_deferred: bool,
+}
+
+/// Who is told what other processes have invalidated.
+pub trait Listener: Send + Sync + 'static {
+    /// Another process has invalidated this; of tags and of all, when the clock of the store showed `at`.
+    fn invalidated(&self, selector: &Selector, at: u64);
+
+    /// What was invalidated cannot be told: it may have been anything.
+    fn lost(&self);
+
+    /// All that was invalidated has been told, and will be, until then.
+    fn vouched(&self, until: Instant);
 }
 
 /// Why a store could not do what was asked.
@@ -307,8 +390,9 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
     fn release(&self, ticket: Ticket, why: Unused) -> BoxFuture<'_, Result<(), StoreError>>;
     fn turn<'a>(&'a self, key: &'a EntryKey, limit: Duration) -> BoxFuture<'a, ()>;
-    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>>;
+    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Receipt, StoreError>>;
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
+    fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>);
 }
 
 impl<S: Store> AnyStore for S {
@@ -344,11 +428,15 @@ impl<S: Store> AnyStore for S {
         Box::pin(Store::turn(self, key, limit))
     }
 
-    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Purged, StoreError>> {
+    fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Receipt, StoreError>> {
         Box::pin(Store::purge(self, namespace, purge))
     }
 
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(Store::supersede(self, ticket))
+    }
+
+    fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
+        Store::follow(self, namespace, listener);
     }
 }

@@ -31,6 +31,10 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     a_purge_voids_the_fill_in_flight(store).await;
     who_holds_the_ticket_may_purge_and_then_fill(store).await;
     a_tag_reaches_what_was_fetched_before_it_was_invalidated(store).await;
+    a_soft_purge_leaves_what_is_stored_stale(store).await;
+    a_soft_purge_reaches_every_variant_that_was_stored(store).await;
+    what_is_all_goes_at_once(store).await;
+    a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
@@ -100,7 +104,7 @@ async fn found(store: &impl Store, key: &EntryKey) -> Option<Arc<Entry>> {
 }
 
 async fn purge(store: &impl Store, key: &EntryKey) -> u64 {
-    match store.purge(&key.namespace, &Purge::Key(key.key.clone())).await {
+    match store.purge(&key.namespace, &Purge::key(key.key.clone())).await {
         Ok(purged) => purged.resources,
         Err(error) => panic!("{key:?} should have been purged: {error}"),
     }
@@ -208,6 +212,124 @@ async fn a_tag_reaches_what_was_fetched_before_it_was_invalidated(store: &impl S
     let new = fill_tagged(&one, &[&b]).await;
     store.purge(&elsewhere, &Purge::tag(b.as_str())).await.expect("a purge");
     assert_eq!(found(store, &one).await, Some(new), "another namespace");
+}
+
+/// Whether what is stored under `key` is fresh; nothing, if nothing answers.
+async fn is_fresh(store: &impl Store, key: &EntryKey) -> Option<bool> {
+    match store.get(key).await {
+        Ok(Found::Entry(entry, _)) => match &entry.content {
+            Content::Response(response) => Some(response.is_fresh(store.now())),
+            Content::Variants(_) => panic!("{key:?} should be a response"),
+        },
+        Ok(Found::Absent | Found::Invalidated(_)) => None,
+        other => panic!("{key:?} should be there or not: {other:?}"),
+    }
+}
+
+async fn a_soft_purge_leaves_what_is_stored_stale(store: &impl Store) {
+    let (key, tag) = (key(), id().to_string());
+    let fill_tagged = async || {
+        let ticket = claim(store, &key, Seen::Unreadable).await;
+        let entry = tagged(store, &ticket, &[&tag], "x");
+        assert_eq!(store.fill(ticket, filling(&key, &entry)).await, Ok(Filled::Stored));
+        assert_eq!(is_fresh(store, &key).await, Some(true));
+        entry
+    };
+    for purge in [Purge::key(key.key.clone()).soft(), Purge::tag(tag.as_str()).soft()] {
+        let entry = fill_tagged().await;
+        let on_its_way = claim(store, &key, Seen::Entry(entry.id)).await;
+        store.purge(&key.namespace, &purge.clone().dry_run()).await.expect("a count");
+        assert_eq!(is_fresh(store, &key).await, Some(true), "{purge:?}");
+        let receipt = store.purge(&key.namespace, &purge).await.expect("a purge");
+        assert_eq!(receipt.resources + receipt.tags, 1, "{purge:?}");
+        assert_eq!(is_fresh(store, &key).await, Some(false), "{purge:?}");
+        let late = tagged(store, &on_its_way, &[&tag], "late");
+        let _ = store.fill(on_its_way, filling(&key, &late)).await;
+        assert_eq!(is_fresh(store, &key).await, Some(false), "{purge:?}: it was asked for before");
+        fill_tagged().await;
+    }
+    store.purge(&key.namespace, &Purge::tag(tag.as_str())).await.expect("a purge");
+    store.purge(&key.namespace, &Purge::tag(tag.as_str()).soft()).await.expect("a purge");
+    assert_eq!(is_fresh(store, &key).await, None, "a soft purge brings nothing back");
+}
+
+async fn a_soft_purge_reaches_every_variant_that_was_stored(store: &impl Store) {
+    let key = key();
+    let (_, variant, _) = varying(store, &key, "one").await;
+    let receipt = store.purge(&key.namespace, &Purge::key(key.key.clone()).soft()).await.expect("a purge");
+    assert_eq!(receipt.resources, 1);
+    let Some(entry) = found(store, &key).await else { panic!("the rule should be there") };
+    let Content::Variants(rule) = &entry.content else { panic!("a rule: {entry:?}") };
+    let Some(one) = found(store, &variant).await else { panic!("the variant should be there") };
+    let Content::Response(one) = &one.content else { panic!("a response") };
+    assert!(rule.stale_since >= one.received_at, "{rule:?}");
+    purge(store, &key).await;
+}
+
+async fn what_is_all_goes_at_once(store: &impl Store) {
+    let of = |version: u32| Namespace::new("elsewhere", version).expect("a name").entry(key().key);
+    let (one, two, other) = (of(1), of(2), key());
+    let put = async |key: &EntryKey| {
+        let ticket = claim(store, key, Seen::Unreadable).await;
+        let entry = tagged(store, &ticket, &[], "x");
+        assert_eq!(store.fill(ticket, filling(key, &entry)).await, Ok(Filled::Stored));
+    };
+    for key in [&one, &two, &other] {
+        put(key).await;
+    }
+    let late = of(1);
+    let on_its_way = claim(store, &late, Seen::Absent).await;
+    store.purge(&one.namespace, &Purge::all().soft()).await.expect("a purge");
+    assert_eq!(is_fresh(store, &one).await, Some(false));
+    assert_eq!(is_fresh(store, &two).await, Some(false), "another version of it");
+    assert_eq!(is_fresh(store, &other).await, Some(true), "another namespace");
+    put(&one).await;
+    assert_eq!(is_fresh(store, &one).await, Some(true));
+    store.purge(&one.namespace, &Purge::all()).await.expect("a purge");
+    assert_eq!((is_fresh(store, &one).await, is_fresh(store, &two).await), (None, None));
+    let entry = tagged(store, &on_its_way, &[], "late");
+    let _ = store.fill(on_its_way, filling(&late, &entry)).await;
+    assert_eq!(is_fresh(store, &late).await, None, "it was asked for before");
+    assert_eq!(is_fresh(store, &other).await, Some(true));
+    put(&one).await;
+    assert_eq!(is_fresh(store, &one).await, Some(true));
+    purge(store, &other).await;
+}
+
+async fn a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store: &impl Store) {
+    let crowd = key();
+    let of = |parts: [&str; 2]| {
+        let key = parts.into_iter().fold(crowd.key.clone(), Key::part);
+        EntryKey { key, ..crowd.clone() }
+    };
+    let (one, two, long, other) = (of(["a", "1"]), of(["a", "2 *"]), of(["a", "long"]), of(["b", "1"]));
+    let prefix = of(["a", ""]).key.to_string();
+    for is_soft in [true, false] {
+        for key in [&one, &two, &other] {
+            fill(store, key, &response(store, "x")).await;
+        }
+        fill(store, &long, &response(store, vec![7; 200_000])).await;
+        let on_its_way = claim(store, &of(["a", "3"]), Seen::Absent).await;
+        let base = of(["a", "4"]);
+        varying(store, &base, "x").await;
+        let purge_all = if is_soft { Purge::prefix(&prefix).soft() } else { Purge::prefix(&prefix) };
+        let counted = store.purge(&one.namespace, &purge_all.clone().dry_run()).await.expect("a count");
+        assert_eq!(counted.resources, 4);
+        assert_eq!(is_fresh(store, &one).await, Some(true), "it was only counted");
+        let receipt = store.purge(&one.namespace, &purge_all).await.expect("a purge");
+        assert_eq!(receipt.resources, counted.resources);
+        let left = if is_soft { Some(false) } else { None };
+        for key in [&one, &two, &long] {
+            assert_eq!(is_fresh(store, key).await, left, "{key:?}");
+        }
+        assert_eq!(found(store, &base).await.is_some(), is_soft);
+        assert_eq!(is_fresh(store, &other).await, Some(true));
+        let late = on_its_way.key.clone();
+        assert_eq!(store.fill(on_its_way, filling(&late, &response(store, "late"))).await, Ok(Filled::Voided));
+        store.purge(&one.namespace, &Purge::pattern(&format!("{}*", crowd.key))).await.expect("a purge");
+        assert_eq!(is_fresh(store, &other).await, None);
+        assert_eq!(found(store, &base).await, None);
+    }
 }
 
 async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {

@@ -3,24 +3,103 @@
 use crate::{
     MemoryStore,
     memory::Looked,
-    store::{Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused},
+    store::{
+        Claim, Copied, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused,
+    },
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use larder_semantics::{
     Content, Entry, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling, stored::Delivery,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// Answers from memory for a short while what was read from, or written to, the store behind it.
 ///
-/// The far store decides: tickets are its own, and a purge reaches it before it returns. What another process purges,
-/// this one may still answer from memory for [`near_life`](Self::near_life).
+/// The far store decides: tickets are its own, and a purge reaches it before it returns. Where the far store tells what other
+/// processes purge, as Redis does, this one answers from memory only while it is sure to be told; what was not told in time is
+/// answered for [`near_life`](Self::near_life) at most.
 #[derive(Debug)]
 pub struct Tiered<S> {
-    near: MemoryStore,
+    near: Arc<Near>,
     far: S,
     near_life: Duration,
+}
+
+/// The near store, and until when it is known to hold nothing that another process has purged.
+#[derive(Debug)]
+struct Near {
+    store: MemoryStore,
+    /// Whether the far store tells what others purge. One that does not vouches for nothing, and `near_life` is all there is.
+    is_told: AtomicBool,
+    /// Until when it has vouched, in milliseconds since `began`; zero if never.
+    vouched: AtomicU64,
+    began: Instant,
+}
+
+impl Near {
+    /// Whether what is near may answer.
+    fn may_answer(&self) -> bool {
+        !self.is_told.load(Ordering::Acquire) || self.since_began(Instant::now()) < self.vouched.load(Ordering::Acquire)
+    }
+
+    /// Whether copies may be kept: what was purged since they were read will have been told before they answer.
+    fn may_keep(&self) -> bool {
+        !self.is_told.load(Ordering::Acquire) || self.vouched.load(Ordering::Acquire) > 0
+    }
+
+    fn since_began(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Removes what is named by its key.
+    fn forget(&self, namespace: &Namespace, selector: &Selector) {
+        match selector {
+            Selector::Key(key) => _ = self.store.forget(&namespace.entry(key.clone())),
+            Selector::Pattern(pattern) => _ = self.store.sweep(namespace, pattern, false, false),
+            Selector::Tags(_) | Selector::All => {}
+        }
+    }
+
+    /// Removes what was purged behind it, when the clock there showed `at`.
+    fn follow(&self, namespace: &Namespace, selector: &Selector, at: u64) {
+        match selector {
+            Selector::Tags(tags) => self.store.invalidated(namespace, Some(tags), at),
+            Selector::All => self.store.invalidated(namespace, None, at),
+            Selector::Key(_) | Selector::Pattern(_) => self.forget(namespace, selector),
+        }
+    }
+}
+
+/// Hears for the near store what others have purged, and passes it on.
+struct Ears {
+    near: Arc<Near>,
+    namespace: Namespace,
+    next: Arc<dyn Listener>,
+}
+
+impl Listener for Ears {
+    fn invalidated(&self, selector: &Selector, at: u64) {
+        self.near.follow(&self.namespace, selector, at);
+        self.next.invalidated(selector, at);
+    }
+
+    fn lost(&self) {
+        self.near.store.clear();
+        self.next.lost();
+    }
+
+    fn vouched(&self, until: Instant) {
+        self.near.vouched.fetch_max(self.near.since_began(until), Ordering::AcqRel);
+        self.next.vouched(until);
+    }
 }
 
 /// The largest body that is kept near, in bytes.
@@ -32,6 +111,8 @@ impl<S> Tiered<S> {
 
     /// Puts `near` before `far`.
     pub fn new(near: MemoryStore, far: S) -> Self {
+        let (is_told, vouched) = (AtomicBool::new(false), AtomicU64::new(0));
+        let near = Arc::new(Near { store: near, is_told, vouched, began: Instant::now() });
         Self { near, far, near_life: Self::DEFAULT_NEAR_LIFE }
     }
 
@@ -50,8 +131,8 @@ impl<S: Store> Tiered<S> {
             Content::Response(response) => response.lifetime.saturating_sub(response.age(self.far.now())),
             Content::Variants(_) => longest,
         };
-        if !left.is_zero() {
-            self.near.keep_since(epoch, key.clone(), Arc::new(detached(entry)), left.min(longest));
+        if !left.is_zero() && self.near.may_keep() {
+            self.near.store.keep_since(epoch, key.clone(), Arc::new(detached(entry)), left.min(longest));
         }
     }
 }
@@ -80,15 +161,20 @@ impl<S: Store> Store for Tiered<S> {
     }
 
     fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)> {
-        let Looked::There(entry) = self.near.look(key) else { return None };
+        let Looked::There(entry) = self.near.store.look(key) else { return None };
+        if !self.near.may_answer() {
+            return None;
+        }
         Some((entry, self.far.now()))
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
-        if let Looked::There(entry) = self.near.look(key) {
+        if let Looked::There(entry) = self.near.store.look(key)
+            && self.near.may_answer()
+        {
             return Ok(Found::Entry(entry, Copied::Near));
         }
-        let epoch = self.near.epoch(key);
+        let epoch = self.near.store.epoch(key);
         let found = self.far.get(key).await?;
         if let Found::Entry(entry, _) = &found {
             self.keep(epoch, key, entry, self.near_life);
@@ -97,7 +183,7 @@ impl<S: Store> Store for Tiered<S> {
     }
 
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
-        let epoch = self.near.epoch(key);
+        let epoch = self.near.store.epoch(key);
         let claim = self.far.claim(key, seen).await?;
         if let Claim::Found(entry) = &claim {
             self.keep(epoch, key, entry, self.near_life);
@@ -110,7 +196,7 @@ impl<S: Store> Store for Tiered<S> {
     }
 
     async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
-        let epoch = self.near.epoch(&filling.key);
+        let epoch = self.near.store.epoch(&filling.key);
         let filled = self.far.fill(ticket, filling.clone()).await?;
         if filled == Filled::Stored {
             let longest = self.near_life.min(filling.stored_for);
@@ -131,25 +217,39 @@ impl<S: Store> Store for Tiered<S> {
     }
 
     /// Near, far, and near again: what was read from the far store just before it was purged must not stay near.
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
-        let Purge::Tags(tags) = purge else {
-            self.near.purge(namespace, purge).await?;
-            let purged = self.far.purge(namespace, purge).await;
-            self.near.purge(namespace, purge).await?;
-            return purged;
-        };
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        if purge.is_dry {
+            return self.far.purge(namespace, purge).await;
+        }
+        self.near.forget(namespace, &purge.selector);
         let purged = self.far.purge(namespace, purge).await;
-        // Where the far store cannot say when it was, nothing with these tags answers from here until it can.
-        self.near.invalidated(namespace, tags, purged.as_ref().map_or(u64::MAX, |purged| purged.clock));
+        match (&purged, &purge.selector) {
+            (Ok(receipt), selector) if !receipt.is_deferred => self.near.follow(namespace, selector, receipt.clock),
+            // What had these tags cannot be told.
+            (_, Selector::Tags(_) | Selector::All) => self.near.store.clear(),
+            (_, selector) => self.near.forget(namespace, selector),
+        }
         purged
+    }
+
+    fn follow(&self, namespace: &Namespace, next: Arc<dyn Listener>) {
+        if self.far.tells() {
+            self.near.is_told.store(true, Ordering::Release);
+        }
+        let ears = Ears { near: self.near.clone(), namespace: namespace.clone(), next };
+        self.far.follow(namespace, Arc::new(ears));
+    }
+
+    fn tells(&self) -> bool {
+        self.far.tells()
     }
 
     /// Near, far, and near again, as a purge.
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
         let base = ticket.key.base();
-        self.near.forget(&base);
+        self.near.store.forget(&base);
         let superseded = self.far.supersede(ticket).await;
-        self.near.forget(&base);
+        self.near.store.forget(&base);
         superseded
     }
 

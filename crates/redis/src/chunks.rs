@@ -4,15 +4,20 @@
 //! that an entry and the one that replaces it share none.
 //!
 //! ```text
-//! manifest  0 magic "LRDC"   4 version, three zeros   8 id, 16 bytes   24 chunks   28 length of the whole
-//!           36 length of the full name, and the name
+//! manifest  0 magic "LRDC"   4 version, three zeros   8 id, 16 bytes   24 since when it is stale, or zero
+//!           32 chunks        36 length of the whole   44 length of the full name, and the name
 //! chunk     0 id, 16 bytes  16 index                 20 a piece of the entry
 //! ```
 //!
-//! Integers are little-endian; the id stands where it does in an entry ([`larder::codec::ID_RANGE`]).
+//! Integers are little-endian; the id, and since when it is stale, stand where they do in an entry
+//! ([`larder::codec::ID_RANGE`], [`larder::codec::STALE_RANGE`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use larder::{codec::ID_RANGE, semantics::EntryId, store::Unreadable};
+use larder::{
+    codec::{ID_RANGE, STALE_RANGE},
+    semantics::{EntryId, Timestamp},
+    store::Unreadable,
+};
 
 /// The largest entry that is stored in one piece, in bytes. Scripts copy what they store: at 1 MiB that was measured
 /// to cost four times the whole SET.
@@ -21,7 +26,7 @@ pub(crate) const LARGEST_WHOLE: usize = 64 << 10;
 pub(crate) const PIECE: usize = (64 << 10) - 64;
 
 const MAGIC: [u8; 4] = *b"LRDC";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHUNK_HEAD: usize = 20;
 
 /// What an entry's key holds when the entry itself is in chunks.
@@ -30,13 +35,15 @@ pub(crate) struct Manifest {
     pub(crate) id: EntryId,
     pub(crate) chunks: u32,
     pub(crate) length: u64,
+    /// Since when the entry is stale whatever its lifetime, if it is.
+    pub(crate) stale_since: Option<Timestamp>,
 }
 
 impl Manifest {
     /// Describes the entry with this id, rendered as `bytes`.
     pub(crate) fn of(id: EntryId, bytes: &Bytes) -> Self {
         let chunks = u32::try_from(bytes.len().div_ceil(PIECE)).unwrap_or(u32::MAX);
-        Self { id, chunks, length: bytes.len() as u64 }
+        Self { id, chunks, length: bytes.len() as u64, stale_since: None }
     }
 
     pub(crate) fn is_in(bytes: &[u8]) -> bool {
@@ -44,10 +51,11 @@ impl Manifest {
     }
 
     pub(crate) fn encode(&self, name: &str) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(40 + name.len());
+        let mut bytes = BytesMut::with_capacity(48 + name.len());
         bytes.put_slice(&MAGIC);
         bytes.put_slice(&[VERSION, 0, 0, 0]);
         bytes.put_slice(&self.id.0);
+        bytes.put_u64_le(self.stale_since.map_or(0, Timestamp::as_millis));
         bytes.put_u32_le(self.chunks);
         bytes.put_u64_le(self.length);
         bytes.put_u32_le(u32::try_from(name.len()).unwrap_or(u32::MAX));
@@ -66,10 +74,12 @@ impl Manifest {
             None => return Err(Unreadable::Truncated),
         }
         let id = EntryId(array(bytes, ID_RANGE.start)?);
-        let chunks = u32::from_le_bytes(array(bytes, 24)?);
-        let length = u64::from_le_bytes(array(bytes, 28)?);
-        let named = u32::from_le_bytes(array(bytes, 36)?) as usize;
-        let rest = bytes.get(40..).ok_or(Unreadable::Truncated)?;
+        let stale_since = u64::from_le_bytes(array(bytes, STALE_RANGE.start)?);
+        let stale_since = (stale_since > 0).then(|| Timestamp::from_millis(stale_since));
+        let chunks = u32::from_le_bytes(array(bytes, 32)?);
+        let length = u64::from_le_bytes(array(bytes, 36)?);
+        let named = u32::from_le_bytes(array(bytes, 44)?) as usize;
+        let rest = bytes.get(48..).ok_or(Unreadable::Truncated)?;
         match rest.len().cmp(&named) {
             std::cmp::Ordering::Less => return Err(Unreadable::Truncated),
             std::cmp::Ordering::Greater => return Err(Unreadable::Corrupt),
@@ -77,7 +87,7 @@ impl Manifest {
             std::cmp::Ordering::Equal => {}
         }
         let fitting = length.div_ceil(PIECE as u64) == u64::from(chunks);
-        if fitting { Ok(Self { id, chunks, length }) } else { Err(Unreadable::Corrupt) }
+        if fitting { Ok(Self { id, chunks, length, stale_since }) } else { Err(Unreadable::Corrupt) }
     }
 
     /// Where a chunk of the entry `name` lies: in the same slot.

@@ -205,7 +205,12 @@ pub(crate) struct Messages(broadcast::Receiver<Message>);
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A message.
-    Message(String),
+    Message {
+        /// The channel it came on.
+        channel: String,
+        /// What it says.
+        text: String,
+    },
     /// More messages than could be kept.
     Lagged,
     /// Nothing, and nothing more will be.
@@ -215,7 +220,10 @@ pub(crate) enum Heard {
 impl Messages {
     pub(crate) async fn next(&mut self) -> Heard {
         match self.0.recv().await {
-            Ok(message) => Heard::Message(message.value.into_string().unwrap_or_default()),
+            Ok(message) => Heard::Message {
+                channel: message.channel.to_string(),
+                text: message.value.into_string().unwrap_or_default(),
+            },
             Err(broadcast::error::RecvError::Lagged(_)) => Heard::Lagged,
             Err(broadcast::error::RecvError::Closed) => Heard::Ended,
         }

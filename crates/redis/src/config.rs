@@ -22,6 +22,7 @@ pub struct RedisConfig {
     pub(crate) tls: Tls,
     pub(crate) in_flight: usize,
     pub(crate) fill_bytes: usize,
+    pub(crate) scan_rate: u32,
     pub(crate) read_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) wall_clock_shift: i64,
@@ -183,6 +184,14 @@ impl RedisConfig {
         self
     }
 
+    /// How many keys a purge by prefix or pattern looks at in a second, so that Redis is left to others meanwhile. Default
+    /// 100,000, at least 1.
+    #[must_use]
+    pub fn scan_rate(mut self, keys: u32) -> Self {
+        self.scan_rate = keys;
+        self
+    }
+
     /// How many bytes of bodies may be on their way into Redis at the same time, before the next fill is refused as
     /// [`Busy`](larder::store::StoreError::Busy); the default is 32 MiB. A larger body than this is never stored.
     #[must_use]
@@ -222,6 +231,7 @@ impl RedisConfig {
             tls: Tls::Off,
             in_flight: 1024,
             fill_bytes: 32 << 20,
+            scan_rate: 100_000,
             read_timeout: Duration::from_millis(100),
             write_timeout: Duration::from_millis(250),
             wall_clock_shift: 0,
@@ -239,6 +249,8 @@ impl RedisConfig {
             ("write_timeout", format!("it is {:?}; it must be from 1 ms to 60 s", self.write_timeout))
         } else if self.in_flight == 0 || self.in_flight > most {
             ("in_flight", format!("it is {}; it must be from 1 to {most} operations", self.in_flight))
+        } else if self.scan_rate == 0 {
+            ("scan_rate", "it is 0; it must be at least 1 key a second".to_owned())
         } else if self.fill_bytes == 0 || self.fill_bytes > most {
             ("fill_bytes", format!("it is {}; it must be from 1 to {most} bytes", self.fill_bytes))
         } else if self.username.is_some() && self.password.is_none() {
@@ -603,6 +615,7 @@ mod tests {
             (config().read_timeout(Duration::ZERO), "read_timeout"),
             (config().write_timeout(Duration::from_secs(61)), "write_timeout"),
             (config().in_flight(0), "in_flight"),
+            (config().scan_rate(0), "scan_rate"),
             (config().fill_bytes(usize::MAX), "fill_bytes"),
             (config().username("u"), "password"),
             (RedisConfig::unix("/s").tls(), "tls"),

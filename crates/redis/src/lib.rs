@@ -45,13 +45,14 @@
 //!
 //! ```text
 //! ACL SETUSER larder on >the-password resetkeys ~shop:* ~{shop}* resetchannels &{shop}* -@all
-//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire +ping +pttl +publish +set
-//!   +subscribe +time +unlink
+//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire +ping +pttl +publish +scan
+//!   +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange
 //! ```
 //!
 //! The commands are also in [`ACL_COMMANDS`]. A database other than 0 takes `+select` too. Without `+client|id` and
 //! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'; without
-//! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later.
+//! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later,
+//! and what another process invalidates is known after a second; `+scan` is for purges by prefix or pattern.
 //!
 //! # What it tells
 //!
@@ -67,10 +68,11 @@ mod clock;
 mod config;
 mod fault;
 mod lane;
+mod log;
 mod measures;
 mod reads;
 mod store;
-mod tags;
+mod sweep;
 mod wake;
 
 pub use config::{ConfigError, ConnectError, RedisConfig};
@@ -78,4 +80,4 @@ pub use store::RedisStore;
 
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.
 pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire \
-                                +ping +pttl +publish +set +subscribe +time +unlink";
+                                +ping +pttl +publish +scan +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange";

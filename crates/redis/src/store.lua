@@ -2,8 +2,8 @@
 --
 -- ARGV[1] is given back, so that the reply is known to be this one's; ARGV[2] is the operation. All keys are in one
 -- slot. A ticket stands in the hash of its resource, in the field of its variant, as `<nonce>:<when it ends>`, in
--- Redis' own milliseconds. What belongs to tags lies in the slot of the namespace. Nothing here trusts that a key holds what larder put there: a key of another type reads as
--- absent.
+-- Redis' own milliseconds. Clock, records and log lie in the slot of the namespace. Nothing here trusts that a key holds what
+-- larder put there: a key of another type reads as absent.
 
 local function now()
   local time = redis.call('TIME')
@@ -113,9 +113,22 @@ function operations.supersede(tickets, base)
   return 'superseded'
 end
 
--- Keys: tickets, base. One hash holds the tickets of all variants, so every fill in flight is void.
+-- What entries and manifests of entries begin with: nothing else is written into.
+local ENTRY, MANIFEST = 'LRDR\4', 'LRDC\2'
+
+-- Writes into an entry since when it is stale, where that stands in all of them.
+local function make_stale(key)
+  local head = redis.pcall('GETRANGE', key, 0, 4)
+  if head ~= ENTRY and head ~= MANIFEST then return redis.call('UNLINK', key) end
+  redis.call('SETRANGE', key, 24, struct.pack('<I8', now()))
+  return 1
+end
+
+-- Keys: tickets, base. Arguments: whether the entry is made stale (soft) or removed (hard). One hash holds the tickets of all
+-- variants, so every fill in flight is void.
 function operations.purge(tickets, base)
-  local had = redis.call('UNLINK', base)
+  local had
+  if ARGV[3] == 'soft' then had = make_stale(base) else had = redis.call('UNLINK', base) end
   local fields = redis.pcall('HKEYS', tickets)
   for _, field in ipairs(fields.err and {} or fields) do
     if string.sub(field, 1, 1) == 'w' then wake(tickets, string.sub(field, 2)) end
@@ -132,8 +145,9 @@ local function advance(clock)
   local at = time[1] * 1000000 + time[2]
   local last = tonumber(redis.pcall('GET', clock) or '') or 0
   if at <= last then at = last + 1 end
-  redis.call('SET', clock, string.format('%.0f', at))
-  return string.format('%.0f', at)
+  at = string.format('%.0f', at)
+  redis.call('SET', clock, at)
+  return at
 end
 
 local function shown(clock)
@@ -142,26 +156,86 @@ local function shown(clock)
   return advance(clock)
 end
 
--- Keys: the clock, and the records of tags. Arguments: the life of a record. A tag without one may have been invalidated at
--- any time until now.
-function operations.recall()
-  local answer = {shown(KEYS[1])}
-  for i = 2, #KEYS do
-    local at = redis.pcall('GET', KEYS[i])
-    if type(at) ~= 'string' or not tonumber(at) then
-      at = answer[1]
-      redis.call('SET', KEYS[i], at, 'PX', ARGV[3])
-    end
-    answer[i] = at
+-- A record tells when a tag, or the namespace, was invalidated last: `<hard>:<soft>`. What has none may have been invalidated
+-- at any time until now.
+local function record(key)
+  local text = redis.pcall('GET', key)
+  if type(text) ~= 'string' then return nil end
+  return string.match(text, '^(%d+):(%d+)$')
+end
+
+local function keep(key, gone, stale, life)
+  local text = gone .. ':' .. stale
+  if life then redis.call('SET', key, text, 'PX', life) else redis.call('SET', key, text) end
+  return text
+end
+
+-- The record, made anew if there is none.
+local function recall(key, at, life)
+  local gone, stale = record(key)
+  if gone then return gone .. ':' .. stale end
+  return keep(key, at, '0', life)
+end
+
+-- The id of the last entry of a log.
+local function last_of(log)
+  local reply = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  if reply.err or not reply[1] then return '0-0' end
+  return reply[1][1]
+end
+
+-- Logs what was invalidated, and tells those who listen; that nobody may publish is no reason to fail.
+local function append(log, channel, sender, at, line)
+  local before = last_of(log)
+  local text = sender .. '|' .. at .. '|' .. line
+  local id = redis.pcall('XADD', log, 'MAXLEN', '~', 10000, '*', 'before', before, 'text', text)
+  if type(id) == 'table' and id.err then
+    if not string.find(id.err, 'WRONGTYPE', 1, true) then error(id.err, 0) end
+    redis.call('UNLINK', log)
+    id = redis.call('XADD', log, '*', 'before', before, 'text', text)
+  end
+  if type(id) == 'table' then id = id.ok end
+  redis.pcall('PUBLISH', channel, id .. '|' .. before .. '|' .. text)
+  return id
+end
+
+-- Keys: the clock, the record of the namespace, the log. Arguments: the id of the last entry that is known, or nothing.
+-- Answers what both show, the id of the last entry, and entries that are not known. It writes what is missing only.
+function operations.beat(clock, generation, log)
+  local held, last = redis.call('MGET', clock, generation), last_of(log)
+  local at = held[1] and tonumber(held[1]) and held[1] or advance(clock)
+  local answer = {at, held[2] or keep(generation, at, '0'), last}
+  if ARGV[3] == '' or ARGV[3] == last then return answer end
+  local missed = redis.pcall('XRANGE', log, '(' .. ARGV[3], '+', 'COUNT', 1000)
+  for _, entry in ipairs(missed.err and {} or missed) do
+    answer[#answer + 1] = entry[1] .. '|' .. entry[2][2] .. '|' .. entry[2][4]
   end
   return answer
 end
 
 -- Keys: the clock, and the records of tags. Arguments: the life of a record.
-function operations.invalidate()
-  local at = advance(KEYS[1])
-  for i = 2, #KEYS do redis.call('SET', KEYS[i], at, 'PX', ARGV[3]) end
-  return {at}
+function operations.recall()
+  local answer = {shown(KEYS[1])}
+  for i = 2, #KEYS do answer[i] = recall(KEYS[i], answer[1], ARGV[3]) end
+  return answer
+end
+
+-- Keys: the clock, the log, and the records of tags, or that of the namespace. Arguments: the life of a record, channel,
+-- sender, `h` or `s`, and what is invalidated.
+function operations.invalidate(clock, log)
+  local life, channel, sender, mode, line = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  if string.sub(line, 1, 1) == 'a' then life = nil end
+  local at = advance(clock)
+  for i = 3, #KEYS do
+    local gone, stale = record(KEYS[i])
+    if mode == 's' and gone then keep(KEYS[i], gone, at, life) else keep(KEYS[i], at, stale or '0', life) end
+  end
+  return {at, append(log, channel, sender, at, mode .. line)}
+end
+
+-- Keys: the log. Arguments: channel, sender, `h` or `s`, and what was invalidated.
+function operations.log(log)
+  return {append(log, ARGV[3], ARGV[4], '0', ARGV[5] .. ARGV[6])}
 end
 
 return {ARGV[1], operations[ARGV[2]](KEYS[1], KEYS[2], KEYS[3])}

@@ -8,18 +8,21 @@ use crate::{
     config::{ConfigError, ConnectError, RedisConfig},
     fault::Fault,
     lane::Lane,
+    log::Logs,
     measures::{Measures, Operation},
     reads::Reads,
-    tags::Tags,
+    sweep::Sweep,
     wake::{self, Wakes},
 };
 use bytes::{Bytes, BytesMut};
 use larder::{
     codec,
-    semantics::{Entry, EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content},
+    semantics::{
+        Entry, EntryId, EntryKey, Namespace, Pattern, Timestamp, exchange::Filling, stored::Content, tags::Standing,
+    },
     store::{
-        Claim, Copied, Filled, Found, Purge, Purged, Seen, Store, StoreError, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE,
-        Unreadable, Unused,
+        Claim, Copied, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
+        UNCACHEABLE_LIFE, Unreadable, Unused,
     },
 };
 use std::{
@@ -59,7 +62,7 @@ pub struct RedisStore {
 
 struct Shared {
     core: Arc<Core>,
-    wakes: Wakes,
+    wakes: Arc<Wakes>,
     /// How often the store had connected when that was last reported.
     reported: AtomicU64,
     /// A key that was once read: what a probe may read, whatever the user's rights are.
@@ -77,8 +80,9 @@ struct Core {
     /// For the chunks of large entries, behind which nothing small is to wait.
     bulk: Arc<Lane>,
     clock: Arc<Clock>,
-    tags: Tags,
+    logs: Logs,
     measures: Arc<Measures>,
+    scan_rate: u32,
     in_flight: Arc<Semaphore>,
     fill_bytes: Arc<Semaphore>,
 }
@@ -128,7 +132,7 @@ impl RedisStore {
         };
         let data = lane("data", Some(Arc::clone(&clock)))?;
         let bulk = lane("bulk", None)?;
-        let wakes = Wakes::new(lane("wake", None)?, Handle::current());
+        let wakes = Arc::new(Wakes::new(lane("wake", None)?, Handle::current()));
         let (data_first, data_outcome) = oneshot::channel();
         let (bulk_first, bulk_outcome) = oneshot::channel();
         let background = vec![
@@ -138,11 +142,12 @@ impl RedisStore {
         ];
         let core = Core {
             reads: Reads::new(Arc::clone(&data), Handle::current()),
-            tags: Tags::new(Arc::clone(&data)),
+            logs: Logs::new(Arc::clone(&data), Arc::clone(&wakes), Handle::current()),
             data,
             bulk,
             clock,
             measures,
+            scan_rate: config.scan_rate,
             in_flight: Arc::new(Semaphore::new(config.in_flight)),
             fill_bytes: Arc::new(Semaphore::new(config.fill_bytes)),
         };
@@ -277,28 +282,30 @@ impl Store for RedisStore {
         }
     }
 
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
-        let core = Arc::clone(&self.shared.core);
-        match purge {
-            Purge::Key(key) => {
-                let place = Place::of(&namespace.entry(key.clone()));
-                self.detached(Operation::Purge, async move { core.purge(&place).await }).await
-            }
-            Purge::Tags(tags) => {
-                let (namespace, tags) = (namespace.clone(), tags.clone());
-                let invalidate = async move {
-                    let clock = core.tags.invalidate(&namespace, &tags).await?;
-                    Ok(Purged { tags: tags.len() as u64, clock, ..Purged::default() })
-                };
-                self.detached(Operation::Purge, invalidate).await
-            }
-            _ => Err(StoreError::Refused("this store does not know such a purge".to_owned())),
-        }
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        let (core, namespace, purge) = (Arc::clone(&self.shared.core), namespace.clone(), purge.clone());
+        self.detached(Operation::Purge, async move { core.purge(&namespace, &purge).await }).await
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of_ticket(ticket), ticket.nonce);
-        self.detached(Operation::Supersede, async move { core.supersede(&place, nonce).await }).await
+        let (core, key, nonce) = (Arc::clone(&self.shared.core), ticket.key.clone(), ticket.nonce);
+        let place = Place::of_ticket(ticket);
+        let supersede = async move {
+            let superseded = core.supersede(&place, nonce).await?;
+            if superseded {
+                core.logs.of(&key.namespace).tell(&Selector::Key(key.key), false).await?;
+            }
+            Ok(superseded)
+        };
+        self.detached(Operation::Supersede, supersede).await
+    }
+
+    fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
+        self.shared.core.logs.of(namespace).follow(listener);
+    }
+
+    fn tells(&self) -> bool {
+        true
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -387,13 +394,14 @@ impl Core {
     /// Reads an entry, and whether its tags still let it answer.
     async fn get_valid(&self, key: &EntryKey, name: &str) -> Result<Found, Fault> {
         let found = self.get(name).await?;
-        if let Found::Entry(entry, _) = &found
-            && let Content::Response(response) = &entry.content
-            && !self.tags.spare(&key.namespace, &response.tags, response.born).await?
-        {
-            return Ok(Found::Invalidated(entry.id));
-        }
-        Ok(found)
+        let Found::Entry(entry, copied) = &found else { return Ok(found) };
+        let Content::Response(response) = &entry.content else { return Ok(found) };
+        let log = self.logs.of(&key.namespace);
+        Ok(match log.standing(&response.tags, response.born).await? {
+            Standing::Valid => found,
+            Standing::StaleSince(at) => Found::Entry(Arc::new(entry.stale_since(at)), *copied),
+            Standing::Gone => Found::Invalidated(entry.id),
+        })
     }
 
     async fn get(&self, name: &str) -> Result<Found, Fault> {
@@ -446,7 +454,11 @@ impl Core {
             }
         }
         let entry = codec::decode(entry.freeze(), name);
-        Ok(entry.and_then(|entry| if entry.id == manifest.id { Ok(entry) } else { Err(Unreadable::Corrupt) }))
+        let entry = entry.and_then(|entry| if entry.id == manifest.id { Ok(entry) } else { Err(Unreadable::Corrupt) });
+        Ok(match manifest.stale_since {
+            Some(at) => entry.map(|entry| entry.stale_since(at)),
+            None => entry,
+        })
     }
 
     /// Reads one chunk; nothing, beyond the last.
@@ -472,7 +484,7 @@ impl Core {
 
     async fn claim(&self, key: &EntryKey, nonce: EntryId, seen: Seen) -> Result<Claim, StoreError> {
         // Before the ticket is placed, and so before the origin is asked.
-        let born = self.tags.clock(&key.namespace).await?;
+        let born = self.logs.of(&key.namespace).clock().await?;
         let changes = seen == Seen::Changing;
         let place = if changes { Place::of_field(key, CHANGE.to_owned()) } else { Place::of(key) };
         let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
@@ -530,7 +542,10 @@ impl Core {
         }
         let answer = self.data.run(Patience::Write, "fill", &keys, &arguments).await?;
         match word(answer.into_iter().next())?.as_ref() {
-            b"stored" => Ok(Filled::Stored),
+            b"stored" => {
+                self.know_tags(filling).await;
+                Ok(Filled::Stored)
+            }
             b"void" => Ok(Filled::Voided),
             _ => Err(unexpected()),
         }
@@ -575,11 +590,45 @@ impl Core {
         Ok(())
     }
 
-    async fn purge(&self, place: &Place) -> Result<Purged, StoreError> {
-        let answer = self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[]).await?;
+    /// Has a record made for each tag of what was stored, so that the first to read it finds them.
+    async fn know_tags(&self, filling: &Filling) {
+        if let Content::Response(response) = &filling.response.content
+            && !response.tags.is_empty()
+            && let Err(fault) = self.logs.of(&filling.key.namespace).know(&response.tags).await
+        {
+            tracing::debug!(?fault, "the records of tags are left to whoever reads them");
+        }
+    }
+
+    /// Removes first, and tells others then.
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        let Purge { selector, is_soft, is_dry } = purge;
+        let log = self.logs.of(namespace);
+        let resources = match selector {
+            Selector::Pattern(pattern) if *is_dry => self.sweep(namespace, pattern).count().await?,
+            _ if *is_dry => 0,
+            Selector::Pattern(pattern) => self.sweep(namespace, pattern).purge(*is_soft).await?,
+            Selector::Key(key) => self.purge_key(&Place::of(&namespace.entry(key.clone())), *is_soft).await?,
+            _ => {
+                let done = log.invalidate(selector, *is_soft).await?;
+                let tags = if let Selector::Tags(tags) = selector { tags.len() as u64 } else { 0 };
+                return Ok(Receipt { tags, clock: done.clock, logged: Some(done.logged), ..Receipt::default() });
+            }
+        };
+        let logged = if *is_dry { None } else { Some(log.tell(selector, *is_soft).await?) };
+        Ok(Receipt { resources, logged, ..Receipt::default() })
+    }
+
+    fn sweep<'s>(&'s self, namespace: &'s Namespace, pattern: &'s Pattern) -> Sweep<'s> {
+        Sweep { lane: &self.bulk, namespace, pattern, rate: self.scan_rate }
+    }
+
+    async fn purge_key(&self, place: &Place, is_soft: bool) -> Result<u64, StoreError> {
+        let mode = Bytes::from_static(if is_soft { b"soft" } else { b"hard" });
+        let answer = self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[mode]).await?;
         match word(answer.into_iter().next())?.as_ref() {
-            b"had" => Ok(Purged { resources: 1, ..Purged::default() }),
-            b"none" => Ok(Purged::default()),
+            b"had" => Ok(1),
+            b"none" => Ok(0),
             _ => Err(unexpected()),
         }
     }

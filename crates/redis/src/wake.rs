@@ -1,9 +1,9 @@
-//! Being told that another process has used its ticket, or given it back.
+//! Being told: that another process has used its ticket, or given it back; and what it has invalidated.
 //!
-//! A connection of its own, which is made when somebody waits for the first time. What is not heard is found a little
-//! later by asking, so nothing here is checked twice.
+//! A connection of its own, which is made when there is something to listen for. What is not heard is found a little later by
+//! asking, so nothing here is checked twice.
 
-use crate::{client::Heard, lane::Lane};
+use crate::{client::Heard, lane::Lane, log::Log};
 use larder::semantics::Namespace;
 use std::{
     collections::{HashMap, HashSet},
@@ -29,6 +29,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     channels: HashSet<String>,
+    /// By channel.
+    logs: HashMap<String, Arc<Log>>,
     /// By the name of the ticket.
     waiting: HashMap<String, Arc<Notify>>,
 }
@@ -59,11 +61,22 @@ impl Wakes {
         let notify = state.waiting.entry(ticket.clone()).or_default().clone();
         drop(state);
         if is_new {
-            self.start();
-            let shared = Arc::clone(&self.shared);
-            self.runtime.spawn(async move { shared.lane.subscribe(channel).await });
+            self.subscribe(channel);
         }
         Interest { shared: Arc::clone(&self.shared), ticket, notify }
+    }
+
+    /// Begins to tell `log` what comes on its channel.
+    pub(crate) fn follow(&self, channel: String, log: Arc<Log>) {
+        self.shared.state().channels.insert(channel.clone());
+        self.shared.state().logs.insert(channel.clone(), log);
+        self.subscribe(channel);
+    }
+
+    fn subscribe(&self, channel: String) {
+        self.start();
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn(async move { shared.lane.subscribe(channel).await });
     }
 
     /// Makes the connection, the first time.
@@ -93,7 +106,7 @@ impl Shared {
         loop {
             tokio::select! {
                 heard = messages.next() => match heard {
-                    Heard::Message(ticket) => self.tell(&ticket),
+                    Heard::Message { channel, text } => self.tell(&channel, &text),
                     Heard::Lagged => self.tell_all(),
                     Heard::Ended => return,
                 },
@@ -111,15 +124,21 @@ impl Shared {
         }
     }
 
-    fn tell(&self, ticket: &str) {
-        if let Some(notify) = self.state().waiting.get(ticket) {
+    fn tell(&self, channel: &str, text: &str) {
+        let log = self.state().logs.get(channel).cloned();
+        if let Some(log) = log {
+            return log.hear(text);
+        }
+        if let Some(notify) = self.state().waiting.get(text) {
             // Kept for whoever is about to wait: of this process, that is one at a time.
             notify.notify_one();
         }
     }
 
     fn tell_all(&self) {
-        self.state().waiting.values().for_each(|notify| notify.notify_one());
+        let state = self.state();
+        state.waiting.values().for_each(|notify| notify.notify_one());
+        state.logs.values().for_each(|log| log.may_have_missed());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

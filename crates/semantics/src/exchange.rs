@@ -169,6 +169,10 @@ impl Lookup {
         let Some(entry) = found else {
             return self.forward(nothing, None, headers);
         };
+        let entry = match &self.variant {
+            Some(rule) => entry.under(rule),
+            None => entry,
+        };
         let response = match &entry.content {
             Content::Response(response) if self.is_of_another_query(&response.headers) => {
                 let seen = Some(entry.id);

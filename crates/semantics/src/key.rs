@@ -423,7 +423,7 @@ fn push_part(key: &mut String, part: &str) {
 }
 
 /// Appends `part`, percent-encoding every byte that is not plain; `kept` names the ones to keep besides.
-fn encode(key: &mut String, part: &[u8], kept: impl Fn(u8) -> bool) {
+pub(crate) fn encode(key: &mut String, part: &[u8], kept: impl Fn(u8) -> bool) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut rest = part;
     while !rest.is_empty() {

@@ -23,6 +23,7 @@
 //! | [`signature`] | what a response tells of the cache |
 //! | [`groups`] | groups of responses, RFC 9875 |
 //! | [`tags`] | the tags by which many responses are invalidated at once |
+//! | [`pattern`] | patterns of keys, by which many resources are named at once |
 //! | [`policy`] | the operator's choices |
 
 pub mod directives;
@@ -32,6 +33,7 @@ pub mod groups;
 pub mod invalidation;
 pub mod key;
 mod partial;
+pub mod pattern;
 pub mod policy;
 mod range;
 pub mod reason;
@@ -48,6 +50,7 @@ pub mod vary;
 
 pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Received, Selected};
 pub use key::{EntryKey, Key, KeyError, Namespace, Template};
+pub use pattern::Pattern;
 pub use policy::{Caching, Policy};
 pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};
 pub use stored::{Content, Entry, EntryId, StoredResponse};

@@ -9,7 +9,11 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use std::{fmt, sync::RwLock, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 /// A 128-bit value that no two entries, tickets or variants share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -34,6 +38,39 @@ pub struct Entry {
     pub id: EntryId,
     /// What it is.
     pub content: Content,
+}
+
+/// How far apart the clocks of two processes may be that store variants of one resource: what was received so shortly after
+/// the resource was made stale counts as received before.
+const CLOCKS_AGREE: Duration = Duration::from_millis(100);
+
+impl Entry {
+    /// The same, stale since `at` if it was not before, with all its variants if it has any.
+    #[must_use]
+    pub fn stale_since(&self, at: Timestamp) -> Self {
+        let content = match &self.content {
+            Content::Response(response) => {
+                let lifetime = response.lifetime.min(response.age(at));
+                Content::Response(StoredResponse { lifetime, ..response.clone() })
+            }
+            Content::Variants(rule) => {
+                Content::Variants(Variants { stale_since: at.max(rule.stale_since), ..rule.clone() })
+            }
+        };
+        Self { id: self.id, content }
+    }
+
+    /// The same, as the rule that it is a variant by leaves it.
+    pub(crate) fn under(self: Arc<Self>, rule: &Self) -> Arc<Self> {
+        match (&self.content, &rule.content) {
+            (Content::Response(response), Content::Variants(Variants { stale_since, .. }))
+                if stale_since.after(CLOCKS_AGREE) > response.received_at && *stale_since > Timestamp::default() =>
+            {
+                Arc::new(self.stale_since(*stale_since))
+            }
+            _ => self,
+        }
+    }
 }
 
 /// What an entry is.

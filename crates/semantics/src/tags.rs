@@ -2,17 +2,51 @@
 //!
 //! The clock advances with every invalidation and with nothing else. A response notes what it showed before the origin
 //! was asked; a tag, when it was invalidated last. So an invalidation costs the same however many responses it
-//! reaches, and no two machines' clocks are ever compared.
+//! reaches, and no two machines' clocks are ever compared. It is never behind the time of its store, in microseconds, when
+//! it advances: one that was lost begins beyond whatever it had shown.
 
-/// When a tag was invalidated last, by the clock of its store; zero if never.
+use crate::time::Timestamp;
+
+/// When a tag, or a whole namespace, was invalidated last, by the clock of its store; zero if never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Record(pub u64);
+pub struct Record {
+    /// So that nothing born before is used.
+    pub gone: u64,
+    /// So that what was born before is stale.
+    pub stale: u64,
+}
 
 impl Record {
-    /// Whether a response that was born when the clock showed `born` outlasts it.
-    pub fn spares(self, born: u64) -> bool {
-        self.0 <= born
+    /// Of what was invalidated when the clock showed `at`: made stale if `is_soft`, else gone.
+    pub fn of(at: u64, is_soft: bool) -> Self {
+        if is_soft { Self { gone: 0, stale: at } } else { Self { gone: at, stale: 0 } }
     }
+
+    /// What both tell together. In whatever order invalidations are heard of, it comes to the same.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { gone: self.gone.max(other.gone), stale: self.stale.max(other.stale) }
+    }
+
+    /// What it leaves of a response that was born when the clock showed `born`.
+    pub fn leaves(self, born: u64) -> Standing {
+        match self {
+            Self { gone, .. } if gone > born => Standing::Gone,
+            Self { stale, .. } if stale > born => Standing::StaleSince(Timestamp::from_millis(stale / 1000)),
+            _ => Standing::Valid,
+        }
+    }
+}
+
+/// What invalidations have left of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// All of it.
+    Valid,
+    /// It is stale, whatever its lifetime was.
+    StaleSince(Timestamp),
+    /// Nothing.
+    Gone,
 }
 
 /// The most tags an entry can have.
@@ -40,6 +74,17 @@ pub fn of_entry<'a>(all: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_soft_invalidation_takes_nothing_back_of_a_hard_one() {
+        let record = Record::of(5_000, false).and(Record::of(9_000, true));
+        assert_eq!(record, Record::of(9_000, true).and(Record::of(5_000, false)));
+        let stale = Standing::StaleSince(Timestamp::from_millis(9));
+        for (born, left) in [(4_999, Standing::Gone), (5_000, stale), (8_999, stale), (9_000, Standing::Valid)] {
+            assert_eq!(record.leaves(born), left, "{born}");
+        }
+        assert_eq!(Record::default().leaves(0), Standing::Valid);
+    }
 
     #[test]
     fn tags_are_normalised_and_never_dropped_in_silence() {

@@ -16,6 +16,8 @@ pub struct Variants {
     pub fields: Vec<HeaderName>,
     /// The variants that are stored, as far as is known: two may be stored at the same time.
     pub known: Vec<Known>,
+    /// When all of them were made stale, if they were; zero if not.
+    pub stale_since: Timestamp,
 }
 
 /// A variant that is stored.
@@ -41,7 +43,7 @@ pub struct Language {
 impl Variants {
     /// The rule for responses that vary by `fields`, before any is stored.
     pub fn by(fields: Vec<HeaderName>) -> Self {
-        Self { fields, known: Vec::new() }
+        Self { fields, known: Vec::new(), stale_since: Timestamp::default() }
     }
 
     /// The variant that a request with `headers` selects, where this rule is the entry `rule`.

@@ -45,7 +45,8 @@ pub(crate) fn entry(store: &RedisStore, body: impl Into<Bytes>) -> Arc<Entry> {
         basis: Basis::Response,
         origin_cost: Duration::ZERO,
         tags: Vec::new(),
-        born: 0,
+        // Nothing is invalidated after that.
+        born: 1 << 60,
         generation: 0,
     };
     Arc::new(Entry { id: id(), content: Content::Response(response) })
@@ -86,7 +87,7 @@ pub(crate) fn body_of(entry: &Entry) -> Option<Bytes> {
 }
 
 pub(crate) async fn purge(store: &RedisStore, key: &EntryKey) -> Result<u64, StoreError> {
-    Ok(store.purge(&key.namespace, &Purge::Key(key.key.clone())).await?.resources)
+    Ok(store.purge(&key.namespace, &Purge::key(key.key.clone())).await?.resources)
 }
 
 /// Waits until `holds`, and returns how long that took; panics after ten seconds.

@@ -1,6 +1,6 @@
 //! A store that fails, hangs or dawdles when it is told to.
 
-use crate::store::{Claim, Filled, Found, Purge, Purged, Seen, Store, StoreError, Ticket, Unused};
+use crate::store::{Claim, Filled, Found, Purge, Receipt, Seen, Store, StoreError, Ticket, Unused};
 use larder_semantics::{EntryKey, Filling, Namespace, Timestamp};
 use std::{
     sync::{
@@ -115,7 +115,7 @@ impl<S: Store> Store for Faulty<S> {
         self.store.turn(key, limit).await;
     }
 
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
         self.operation(true).await?;
         self.store.purge(namespace, purge).await
     }

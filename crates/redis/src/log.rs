@@ -1,0 +1,572 @@
+//! What is invalidated in a namespace, and how every process comes to know it.
+//!
+//! Redis keeps a clock that advances with every invalidation, a record for each tag and one for the whole namespace, and a
+//! log of the invalidations, whose entries each name the one before. An invalidation is told on a channel as it is logged;
+//! whoever misses a message sees that by the next, or by the beat, which asks for what was missed once a second. So what
+//! this process knows is never older than its last beat; while that is [`LEASE`] ago at most, it needs to ask for nothing.
+
+use crate::{
+    client::{Patience, Reply},
+    fault::Fault,
+    lane::Lane,
+    wake::Wakes,
+};
+use bytes::Bytes;
+use larder::{
+    semantics::{
+        Key, Namespace, Pattern,
+        tags::{Record, Standing},
+    },
+    store::{Listener, Selector},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::sleep};
+
+/// How often a process asks for what it has missed.
+const BEAT: Duration = Duration::from_secs(1);
+/// For how long after a beat what a process knows counts as all there is to know.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+/// How long Redis keeps the record of a tag. One that is gone counts as invalidated at the present time of the clock, so
+/// its length decides how many responses are fetched once too often, and nothing else.
+const RECORD_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The most tags whose records are known here.
+const MOST_TAGS: usize = 1 << 16;
+
+/// The logs of a store's namespaces.
+pub(crate) struct Logs {
+    lane: Arc<Lane>,
+    wakes: Arc<Wakes>,
+    runtime: Handle,
+    /// What tells the messages of this process from others'.
+    sender: String,
+    known: RwLock<HashMap<String, Arc<Log>>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Logs {
+    pub(crate) fn new(lane: Arc<Lane>, wakes: Arc<Wakes>, runtime: Handle) -> Self {
+        let sender = format!("{:016x}", fastrand::u64(..));
+        Self { lane, wakes, runtime, sender, known: RwLock::default(), tasks: Mutex::default() }
+    }
+
+    /// The log of a namespace, which is followed from now on.
+    pub(crate) fn of(&self, namespace: &Namespace) -> Arc<Log> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace.name()).cloned();
+        known.unwrap_or_else(|| self.open(namespace))
+    }
+
+    fn open(&self, namespace: &Namespace) -> Arc<Log> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let log = known.entry(namespace.name().to_owned()).or_insert_with(|| {
+            let log = Arc::new(Log::new(namespace, self.lane.clone(), self.sender.clone()));
+            let task = self.runtime.spawn(log.clone().keep_up()).abort_handle();
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+            self.wakes.follow(log.channel.clone(), log.clone());
+            log
+        });
+        log.clone()
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The log of one namespace, and what this process knows of it.
+pub(crate) struct Log {
+    name: String,
+    lane: Arc<Lane>,
+    sender: String,
+    channel: String,
+    state: RwLock<State>,
+    listeners: Mutex<Vec<Arc<dyn Listener>>>,
+    /// Rung when something was missed.
+    missed: Notify,
+    /// Held by whoever asks for what was missed.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last entry of the log that this process has taken note of.
+    last: Option<Position>,
+    /// What the clock showed last. One that lags makes a response look older than it is, which costs a fetch and no more.
+    clock: u64,
+    all: Record,
+    /// By name in Redis.
+    tags: HashMap<String, Record>,
+    /// How many are asking for records, and what was invalidated of unknown tags since the first of them asked.
+    recalls: usize,
+    meanwhile: HashMap<String, Record>,
+    /// How often what was known had to be forgotten.
+    losses: u64,
+    /// Until when this is all there is to know.
+    vouched: Option<Instant>,
+}
+
+/// Where an entry stands in the log: the id that Redis gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position(u64, u64);
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (time, count) = text.split_once('-')?;
+        Some(Self(time.parse().ok()?, count.parse().ok()?))
+    }
+}
+
+/// An entry of the log.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry<'t> {
+    position: Position,
+    before: Position,
+    sender: &'t str,
+    at: u64,
+    is_soft: bool,
+    selector: Selector,
+}
+
+impl<'t> Entry<'t> {
+    /// Reads `<position>|<position before>|<sender>|<clock>|<s or h><what>`.
+    fn parse(text: &'t str) -> Option<Self> {
+        let mut parts = text.splitn(5, '|');
+        let (position, before) = (Position::parse(parts.next()?)?, Position::parse(parts.next()?)?);
+        let (sender, at, rest) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+        let (mode, what) = rest.split_at_checked(1)?;
+        Some(Self { position, before, sender, at, is_soft: mode == "s", selector: parse_selector(what)? })
+    }
+}
+
+/// Writes what is invalidated as one line of text.
+fn line(selector: &Selector) -> String {
+    match selector {
+        Selector::Key(key) => format!("k{key}"),
+        Selector::Pattern(pattern) => format!("p{pattern}"),
+        Selector::Tags(tags) => {
+            tags.iter().map(|tag| tag.trim()).fold("t".to_owned(), |line, tag| format!("{line}{}:{tag}", tag.len()))
+        }
+        _ => "a".to_owned(),
+    }
+}
+
+fn parse_selector(what: &str) -> Option<Selector> {
+    let (kind, mut rest) = what.split_at_checked(1)?;
+    match kind {
+        "k" => Some(Selector::Key(Key::from_stored(rest.to_owned()))),
+        "p" => Some(Selector::Pattern(Pattern::new(rest))),
+        "a" => Some(Selector::All),
+        "t" => {
+            let mut tags = Vec::new();
+            while !rest.is_empty() {
+                let (length, after) = rest.split_once(':')?;
+                let (tag, after) = after.split_at_checked(length.parse().ok()?)?;
+                tags.push(tag.to_owned());
+                rest = after;
+            }
+            Some(Selector::Tags(tags))
+        }
+        _ => None,
+    }
+}
+
+/// What an invalidation by the clock came to.
+pub(crate) struct Invalidated {
+    pub(crate) clock: u64,
+    pub(crate) logged: String,
+}
+
+impl Log {
+    fn new(namespace: &Namespace, lane: Arc<Lane>, sender: String) -> Self {
+        let name = namespace.name();
+        Self {
+            channel: format!("{{{name}}}:told"),
+            name: name.to_owned(),
+            lane,
+            sender,
+            state: RwLock::default(),
+            listeners: Mutex::default(),
+            missed: Notify::new(),
+            asking: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Tells `listener` from now on what other processes invalidate.
+    pub(crate) fn follow(&self, listener: Arc<dyn Listener>) {
+        self.listeners().push(listener);
+        // It is told for how long that is all, as soon as it is known.
+        self.missed.notify_one();
+    }
+
+    /// What the clock shows, or showed a while ago. Asks Redis the first time only.
+    pub(crate) async fn clock(&self) -> Result<u64, Fault> {
+        if self.state().last.is_none() {
+            self.catch_up().await?;
+        }
+        Ok(self.state().clock)
+    }
+
+    /// What is left of a response with these tags that was born when the clock showed `born`.
+    pub(crate) async fn standing(&self, tags: &[String], born: u64) -> Result<Standing, Fault> {
+        if !self.state().is_vouched() {
+            self.catch_up().await?;
+        }
+        let unknown = match self.state().record(&self.name, tags) {
+            Ok(record) => return Ok(record.leaves(born)),
+            Err(unknown) => unknown,
+        };
+        let learned = self.recall(&unknown).await?;
+        // Those are kept beside what was known before, also when there are too many to be remembered.
+        let known = tags.iter().filter(|tag| !unknown.contains(tag)).cloned().collect::<Vec<_>>();
+        let known = self.state().record(&self.name, &known).unwrap_or(Record { gone: u64::MAX, stale: 0 });
+        Ok(known.and(learned).leaves(born))
+    }
+
+    /// Has a record for each of these tags in Redis, if it is not known that there is one.
+    pub(crate) async fn know(&self, tags: &[String]) -> Result<(), Fault> {
+        let unknown = self.state().record(&self.name, tags).err();
+        match unknown {
+            Some(unknown) => self.recall(&unknown).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Invalidates tags, or all there is, by the clock.
+    pub(crate) async fn invalidate(&self, selector: &Selector, is_soft: bool) -> Result<Invalidated, Fault> {
+        let mut keys = vec![self.key("clock"), self.key("log")];
+        match selector {
+            Selector::Tags(tags) => keys.extend(tags.iter().map(|tag| self.record_name(tag))),
+            _ => keys.push(self.key("gen")),
+        }
+        let (mode, line) = (if is_soft { "s" } else { "h" }, line(selector));
+        let arguments = [record_life(), text(&self.channel), text(&self.sender), text(mode), text(line)];
+        let answer = self.run(Patience::Purge, "invalidate", &keys, &arguments).await?;
+        let [clock, logged] = answer.as_slice() else { return Err(unexpected()) };
+        let clock = clock.parse().map_err(|_| unexpected())?;
+        self.state_mut().note(&self.name, selector, clock, is_soft);
+        Ok(Invalidated { clock, logged: logged.clone() })
+    }
+
+    /// Tells others what was invalidated; what it did is done.
+    pub(crate) async fn tell(&self, selector: &Selector, is_soft: bool) -> Result<String, Fault> {
+        let mode = if is_soft { "s" } else { "h" };
+        let arguments = [text(&self.channel), text(&self.sender), text(mode), text(line(selector))];
+        let answer = self.run(Patience::Purge, "log", &[self.key("log")], &arguments).await?;
+        answer.into_iter().next().ok_or_else(unexpected)
+    }
+
+    /// Takes note of a message.
+    pub(crate) fn hear(&self, message: &str) {
+        let Some(entry) = Entry::parse(message) else { return self.missed.notify_one() };
+        let mut state = self.state_mut();
+        match state.last {
+            // What was logged before this process began to follow.
+            None => {}
+            Some(last) if entry.position <= last => {}
+            Some(last) if entry.before == last => self.take_note(&mut state, &entry),
+            Some(_) => self.missed.notify_one(),
+        }
+    }
+
+    /// Asks soon for what was missed.
+    pub(crate) fn may_have_missed(&self) {
+        self.missed.notify_one();
+    }
+
+    async fn keep_up(self: Arc<Self>) {
+        loop {
+            if let Err(fault) = self.beat().await {
+                tracing::debug!(namespace = self.name, ?fault, "what was invalidated cannot be asked for");
+            }
+            tokio::select! {
+                () = sleep(BEAT) => {}
+                () = self.missed.notified() => {}
+            }
+        }
+    }
+
+    /// Asks for what was missed, unless somebody else just has.
+    async fn catch_up(&self) -> Result<(), Fault> {
+        let turn = self.asking.lock().await;
+        if self.state().is_vouched() {
+            return Ok(());
+        }
+        self.ask(turn).await
+    }
+
+    async fn beat(&self) -> Result<(), Fault> {
+        self.ask(self.asking.lock().await).await
+    }
+
+    async fn ask(&self, _turn: tokio::sync::MutexGuard<'_, ()>) -> Result<(), Fault> {
+        loop {
+            let (asked, mine) = (Instant::now(), self.state().last);
+            let known = mine.map(|Position(time, count)| format!("{time}-{count}")).unwrap_or_default();
+            let keys = [self.key("clock"), self.key("gen"), self.key("log")];
+            let answer = self.run(Patience::Read, "beat", &keys, &[text(known)]).await?;
+            let [clock, all, last, missed @ ..] = answer.as_slice() else { return Err(unexpected()) };
+            let (clock, all) = (clock.parse::<u64>().map_err(|_| unexpected())?, record(all).ok_or_else(unexpected)?);
+            let last = Position::parse(last).ok_or_else(unexpected)?;
+            let mut state = self.state_mut();
+            (state.clock, state.all) = (state.clock.max(clock), state.all.and(all));
+            let is_whole = match mine {
+                None => true,
+                Some(mine) => last >= mine && self.take_note_of_missed(&mut state, missed),
+            };
+            if !is_whole {
+                tracing::warn!(namespace = self.name, "invalidations were lost: what was known of them is forgotten");
+                state.tags.clear();
+                (state.last, state.losses) = (Some(last), state.losses + 1);
+                self.listeners().iter().for_each(|listener| listener.lost());
+            }
+            let reached = *state.last.get_or_insert(last);
+            if reached >= last {
+                let until = asked + LEASE;
+                state.vouched = Some(until);
+                self.listeners().iter().for_each(|listener| listener.vouched(until.into()));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes note of what was missed, in its order; whether it goes on from what was known.
+    fn take_note_of_missed(&self, state: &mut State, missed: &[String]) -> bool {
+        missed.iter().all(|message| {
+            let (Some(entry), Some(last)) = (Entry::parse(message), state.last) else { return false };
+            if entry.position > last && entry.before != last {
+                return false;
+            }
+            if entry.position > last {
+                self.take_note(state, &entry);
+            }
+            true
+        })
+    }
+
+    /// Takes note of the entry after the last one. What this process has invalidated itself, it has dealt with.
+    fn take_note(&self, state: &mut State, entry: &Entry<'_>) {
+        state.last = Some(entry.position);
+        state.note(&self.name, &entry.selector, entry.at, entry.is_soft);
+        if entry.sender != self.sender {
+            self.listeners().iter().for_each(|listener| listener.invalidated(&entry.selector, entry.at));
+        }
+    }
+
+    /// Reads the records of tags, each made anew where there is none; what they tell together.
+    async fn recall(&self, tags: &[String]) -> Result<Record, Fault> {
+        let mut keys = vec![self.key("clock")];
+        keys.extend(tags.iter().map(|tag| self.record_name(tag)));
+        let recall = Recall::begin(self);
+        let answer = self.run(Patience::Read, "recall", &keys, &[record_life()]).await?;
+        let Some((clock, records)) = answer.split_first() else { return Err(unexpected()) };
+        let clock = clock.parse::<u64>().map_err(|_| unexpected())?;
+        let records = records.iter().map(|text| record(text)).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
+        if records.len() != tags.len() {
+            return Err(unexpected());
+        }
+        let mut state = self.state_mut();
+        state.clock = state.clock.max(clock);
+        if state.losses == recall.losses {
+            for (name, record) in keys.drain(1..).zip(&records) {
+                state.remember(name, *record);
+            }
+        }
+        drop(state);
+        Ok(records.into_iter().fold(Record::default(), Record::and))
+    }
+
+    async fn run(
+        &self,
+        patience: Patience,
+        operation: &'static str,
+        keys: &[String],
+        arguments: &[Bytes],
+    ) -> Result<Vec<String>, Fault> {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let answer = self.lane.run(patience, operation, &keys, arguments).await?;
+        let words = answer.into_iter().next().and_then(Reply::into_array).unwrap_or_default().into_iter();
+        let words = words.map(|word| String::from_utf8(word.into_bytes()?.into()).ok());
+        words.collect::<Option<Vec<_>>>().ok_or_else(unexpected)
+    }
+
+    fn key(&self, what: &str) -> String {
+        format!("{{{}}}:{what}", self.name)
+    }
+
+    fn record_name(&self, tag: &str) -> String {
+        record_name(&self.name, tag)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        // Nothing in it is ever half changed.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<dyn Listener>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_vouched(&self) -> bool {
+        self.vouched.is_some_and(|until| until > Instant::now())
+    }
+
+    /// What the records of a response's tags, and of the namespace, tell together; else the tags whose records are unknown.
+    fn record(&self, namespace: &str, tags: &[String]) -> Result<Record, Vec<String>> {
+        let (mut together, mut unknown) = (self.all, Vec::new());
+        for tag in tags {
+            match self.tags.get(&record_name(namespace, tag)) {
+                Some(record) => together = together.and(*record),
+                None => unknown.push(tag.clone()),
+            }
+        }
+        if unknown.is_empty() { Ok(together) } else { Err(unknown) }
+    }
+
+    /// Takes note of an invalidation. The record of a tag that is unknown stays so: what Redis holds may tell more than this,
+    /// and what was asked for just before may tell less.
+    fn note(&mut self, namespace: &str, selector: &Selector, at: u64, is_soft: bool) {
+        let record = Record::of(at, is_soft);
+        self.clock = self.clock.max(at);
+        match selector {
+            Selector::Tags(tags) => {
+                for tag in tags {
+                    let name = record_name(namespace, tag);
+                    if let Some(known) = self.tags.get_mut(&name) {
+                        *known = known.and(record);
+                    } else if self.recalls > 0 {
+                        let known = self.meanwhile.entry(name).or_default();
+                        *known = known.and(record);
+                    }
+                }
+            }
+            Selector::All => self.all = self.all.and(record),
+            _ => {}
+        }
+    }
+
+    fn remember(&mut self, name: String, record: Record) {
+        if self.tags.len() >= MOST_TAGS {
+            self.tags.clear();
+        }
+        let meanwhile = self.meanwhile.get(&name).copied().unwrap_or_default();
+        let known = self.tags.entry(name).or_default();
+        *known = known.and(record).and(meanwhile);
+    }
+}
+
+/// Somebody asking for records.
+struct Recall<'l> {
+    log: &'l Log,
+    losses: u64,
+}
+
+impl<'l> Recall<'l> {
+    fn begin(log: &'l Log) -> Self {
+        let mut state = log.state_mut();
+        state.recalls += 1;
+        Self { log, losses: state.losses }
+    }
+}
+
+impl Drop for Recall<'_> {
+    fn drop(&mut self) {
+        let mut state = self.log.state_mut();
+        state.recalls -= 1;
+        if state.recalls == 0 {
+            state.meanwhile.clear();
+        }
+    }
+}
+
+fn record_name(namespace: &str, tag: &str) -> String {
+    format!("{{{namespace}}}:{}", Key::new("tag").part(tag.trim()))
+}
+
+/// Reads a record: since when what is older is gone, and since when stale.
+fn record(text: &str) -> Option<Record> {
+    let (gone, stale) = text.split_once(':')?;
+    Some(Record { gone: gone.parse().ok()?, stale: stale.parse().ok()? })
+}
+
+fn record_life() -> Bytes {
+    text(RECORD_LIFE.as_millis())
+}
+
+fn text(value: impl ToString) -> Bytes {
+    Bytes::from(value.to_string())
+}
+
+/// The echo was right and the rest is not, which no script of larder's does.
+fn unexpected() -> Fault {
+    Fault::Server("ERR a script's reply has an unexpected form".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_logged_is_read_as_it_was_written() {
+        for selector in [
+            Selector::Key(Key::new("user:1").part("a b")),
+            Selector::Pattern(Pattern::new("user:*:x y")),
+            Selector::Pattern(Pattern::prefix("user*")),
+            Selector::Tags(vec![]),
+            Selector::Tags(vec!["a".into(), "7:|\n\u{e9}".into(), "".into()]),
+            Selector::All,
+        ] {
+            let text = format!("12-3|11-0|me|99|s{}", line(&selector));
+            let (position, before) = (Position(12, 3), Position(11, 0));
+            let expected = Entry { position, before, sender: "me", at: 99, is_soft: true, selector };
+            assert_eq!(Entry::parse(&text), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_no_entry() {
+        for text in [
+            "",
+            "1-1",
+            "1-1|0-0|me|1",
+            "1-1|0-0|me|1|",
+            "1-1|0-0|me|1|h",
+            "1|0-0|me|1|ha",
+            "1-1|0-0|me|x|ha",
+            "1-1|0-0|me|1|hq",
+            "1-1|0-0|me|1|ht9:a",
+            "1-1|0-0|me|1|ht1:\u{e9}",
+            "1-1|0-0|me|1|htx",
+        ] {
+            assert_eq!(Entry::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_unknown_tags_leaves_them_unknown() {
+        let mut state = State::default();
+        let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+        state.remember(record_name("n", "a"), Record::of(5, false));
+        state.note("n", &Selector::Tags(tags(&["a", "b"])), 9, true);
+        assert_eq!(state.record("n", &tags(&["a"])), Ok(Record { gone: 5, stale: 9 }));
+        assert_eq!(state.record("n", &tags(&["a", "b"])), Err(tags(&["b"])));
+        assert_eq!(state.clock, 9);
+        state.recalls = 1;
+        state.note("n", &Selector::Tags(tags(&["c"])), 10, false);
+        state.remember(record_name("n", "c"), Record::of(7, true));
+        assert_eq!(state.record("n", &tags(&["c"])), Ok(Record { gone: 10, stale: 7 }), "asked for before, told after");
+        state.note("n", &Selector::All, 12, false);
+        assert_eq!(state.record("n", &[]), Ok(Record::of(12, false)));
+    }
+}

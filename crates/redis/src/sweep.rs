@@ -1,0 +1,125 @@
+//! Purges by pattern: going through all keys there are.
+//!
+//! They are gone through twice. `SCAN` returns what is there during a whole pass, and may miss what comes or goes meanwhile. A
+//! fill that was in flight at the start has its ticket there, and the first pass finds that, unless the fill is done before;
+//! then what it stored is there during the whole second pass. So after both, nothing is left, or will be stored, that was asked
+//! for before.
+
+use crate::{
+    client::{Patience, Reply},
+    fault::Fault,
+    lane::Lane,
+};
+use bytes::Bytes;
+use larder::semantics::{Namespace, Pattern};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// How many keys Redis looks at for one command: what it does in a fraction of a millisecond.
+const STEP: u32 = 256;
+/// How often all keys are gone through.
+const PASSES: usize = 2;
+
+/// Goes through the keys of one namespace and version.
+pub(crate) struct Sweep<'s> {
+    pub(crate) lane: &'s Lane,
+    pub(crate) namespace: &'s Namespace,
+    pub(crate) pattern: &'s Pattern,
+    /// The most keys that are looked at in a second.
+    pub(crate) rate: u32,
+}
+
+impl Sweep<'_> {
+    /// How many resources a purge would reach.
+    pub(crate) async fn count(&self) -> Result<u64, Fault> {
+        let (mut resources, mut pass) = (HashSet::new(), Some(Bytes::from_static(b"0")));
+        while let Some(cursor) = pass {
+            let (next, names) = self.step(cursor).await?;
+            resources.extend(names.into_iter().filter(|name| is_base(name)));
+            pass = next;
+        }
+        Ok(resources.len() as u64)
+    }
+
+    /// Removes what is there, or makes it stale, and voids what is in flight; how many resources that were.
+    pub(crate) async fn purge(&self, is_soft: bool) -> Result<u64, Fault> {
+        let mut resources = HashSet::new();
+        for _ in 0..PASSES {
+            let mut pass = Some(Bytes::from_static(b"0"));
+            while let Some(cursor) = pass {
+                let (next, names) = self.step(cursor).await?;
+                self.reach(&names, is_soft).await?;
+                resources.extend(names.into_iter().filter(|name| is_base(name)));
+                pass = next;
+            }
+            let (namespace, reached) = (self.namespace.name(), resources.len());
+            tracing::debug!(namespace, pattern = %self.pattern, reached, "went through all keys");
+        }
+        Ok(resources.len() as u64)
+    }
+
+    async fn reach(&self, names: &[String], is_soft: bool) -> Result<(), Fault> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        if !is_soft {
+            let keys = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+            return self.lane.call(Patience::Purge, "UNLINK", Some(0), keys).await.map(drop);
+        }
+        let bases: HashSet<&str> = names.iter().filter_map(|name| base(name)).collect();
+        for base in bases {
+            self.make_stale(base).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_stale(&self, base: &str) -> Result<(), Fault> {
+        let tickets = format!("{base}:t");
+        let mode = Bytes::from_static(b"soft");
+        self.lane.run(Patience::Purge, "purge", &[&tickets, base], &[mode]).await.map(drop)
+    }
+
+    /// Looks at some keys more; where to go on, if there are more, and those that match.
+    async fn step(&self, cursor: Bytes) -> Result<(Option<Bytes>, Vec<String>), Fault> {
+        let began = Instant::now();
+        let (glob, step) = (Bytes::from(self.glob()), Bytes::from(STEP.to_string()));
+        let arguments = vec![cursor, Bytes::from_static(b"MATCH"), glob, Bytes::from_static(b"COUNT"), step];
+        let reply = self.lane.call(Patience::Purge, "SCAN", None, arguments).await?;
+        let (next, names) = parse(reply).ok_or_else(unexpected)?;
+        if next == "0" {
+            return Ok((None, names));
+        }
+        let pause = Duration::from_secs(1).mul_f64(f64::from(STEP) / f64::from(self.rate.max(1)));
+        sleep(pause.saturating_sub(began.elapsed())).await;
+        Ok((Some(next), names))
+    }
+
+    /// Everything of a resource: its entry, variants, chunks and tickets. The key stands in braces, which it holds none of.
+    fn glob(&self) -> String {
+        format!("{}:v{}:{{{}}}*", self.namespace.name(), self.namespace.version(), self.pattern.glob())
+    }
+}
+
+/// The name of the resource's own entry, in that of anything of the resource which tells that it is there, or may be soon.
+fn base(name: &str) -> Option<&str> {
+    name.strip_suffix(":t").or(Some(name)).filter(|name| is_base(name))
+}
+
+fn is_base(name: &str) -> bool {
+    name.ends_with('}')
+}
+
+fn parse(reply: Reply) -> Option<(Bytes, Vec<String>)> {
+    let mut parts = reply.into_array()?.into_iter();
+    let (cursor, names) = (parts.next()?.into_bytes()?, parts.next()?.into_array()?);
+    let names = names.into_iter().map(|name| String::from_utf8(name.into_bytes()?.into()).ok());
+    // What is not text has not been named by larder.
+    Some((cursor, names.flatten().collect()))
+}
+
+fn unexpected() -> Fault {
+    Fault::Server("ERR the reply to SCAN has an unexpected form".to_owned())
+}
