@@ -1,0 +1,346 @@
+//! What one process invalidates, as others see it: several instances on one Redis, with a tier of their own before it or
+//! without one.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use larder::{Cache, Caching, Deadlines, MemoryStore, Purge};
+use larder_redis::RedisStore;
+use larder_tests::{FaultProxy, RedisServer};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tower::{Layer, ServiceExt};
+
+/// How old an answer may be that another process has invalidated: twice the beat, whatever was lost on the way.
+const BOUND: Duration = Duration::from_secs(2);
+
+/// What the origin knows; every change is followed by an invalidation.
+#[derive(Clone, Default)]
+struct Truth(Arc<AtomicU64>);
+
+impl Truth {
+    fn is(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn change(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+#[derive(Clone)]
+struct Instance {
+    cache: Cache,
+    truth: Truth,
+}
+
+impl Instance {
+    /// With a near tier that keeps for a minute what it is not told of.
+    async fn near(url: &str, truth: &Truth) -> Self {
+        Self::start(url, truth, true).await
+    }
+
+    async fn far(url: &str, truth: &Truth) -> Self {
+        Self::start(url, truth, false).await
+    }
+
+    async fn start(url: &str, truth: &Truth, is_near: bool) -> Self {
+        let store = RedisStore::connect(url).await.expect("a store");
+        let patient = Duration::from_secs(2);
+        let deadlines = Deadlines { read: patient, fill: patient, ..Deadlines::default() };
+        let mut cache = Cache::builder().store(store).deadlines(deadlines).store_budget(patient);
+        if is_near {
+            cache = cache.near(MemoryStore::default()).near_life(Duration::from_secs(60));
+        }
+        Self { cache: cache.build().expect("a cache"), truth: truth.clone() }
+    }
+
+    /// What the origin knew when it was asked for this, and `Cache-Status`. Its tags are `all`, and its own path.
+    async fn ask(&self, path: &str) -> (u64, String) {
+        let truth = self.truth.clone();
+        let origin = move |request: Request<Empty<Bytes>>| {
+            let truth = truth.clone();
+            async move {
+                let tag = request.uri().path().trim_start_matches('/').to_owned();
+                let response = Response::builder().header("cache-control", "max-age=3600");
+                let body = Full::new(Bytes::from(truth.is().to_string()));
+                let response = response.extension(Caching::new().tag(tag).tag("all")).body(body);
+                Ok::<_, Infallible>(response.expect("a response"))
+            }
+        };
+        let service = self.cache.layer().layer(tower::service_fn(origin));
+        let request = Request::builder().uri(path).header("host", "h").body(Empty::<Bytes>::new()).expect("a request");
+        let response = service.oneshot(request).await.expect("an answer");
+        let status = response.headers()["cache-status"].to_str().expect("ASCII").to_owned();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (String::from_utf8(body.to_vec()).expect("digits").parse().expect("a number"), status)
+    }
+
+    /// Asks until what is stored answers.
+    async fn warm(&self, path: &str) {
+        let began = Instant::now();
+        while !self.ask(path).await.1.contains("; hit") {
+            assert!(began.elapsed() < Duration::from_secs(5), "{path} is not stored");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Asks until what another has invalidated is gone; how long that took.
+    async fn hears(&self, path: &str, version: u64) -> Duration {
+        let began = Instant::now();
+        while self.ask(path).await.0 < version {
+            assert!(began.elapsed() < BOUND + Duration::from_millis(500), "{path} is older than {version}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        began.elapsed()
+    }
+}
+
+fn purges(path: &str) -> [Purge; 5] {
+    [
+        Purge::key(format!("route:GET:h:{path}").as_str()),
+        Purge::tag(path.trim_start_matches('/')),
+        Purge::prefix("route:GET:h:/"),
+        Purge::pattern("*:h:*"),
+        Purge::all(),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_purges_no_other_answers_from_memory() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+    for purge in purges("/a") {
+        for is_soft in [false, true] {
+            let purge = if is_soft { purge.clone().soft() } else { purge.clone() };
+            for instance in [&one, &two] {
+                instance.warm("/a").await;
+                let gets = server.command_stats().get("get").copied().unwrap_or_default();
+                assert!(instance.ask("/a").await.1.contains("; hit"));
+                let asked = server.command_stats().get("get").copied().unwrap_or_default() - gets;
+                assert_eq!(asked, 0, "it is near");
+            }
+            let version = truth.change();
+            let receipt = one.cache.purge(purge.clone()).await.expect("a purge");
+            assert!(receipt.logged.is_some() && !receipt.is_deferred, "{receipt:?}");
+            assert_eq!(one.ask("/a").await.0, version, "{purge:?}: the process itself sees it at once");
+            let took = two.hears("/a", version).await;
+            assert!(took < Duration::from_millis(500), "{purge:?}: the message was to tell, not the beat: {took:?}");
+        }
+    }
+}
+
+/// Row 7 of other caches' bugs: a message is lost, and stale copies stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_07_what_was_not_heard_is_asked_for() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+    for _ in 0..3 {
+        for instance in [&one, &two] {
+            instance.warm("/a").await;
+        }
+        server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        let version = truth.change();
+        one.cache.purge(Purge::tag("a")).await.expect("a purge");
+        two.hears("/a", version).await;
+    }
+}
+
+/// Row 8: after the connection has broken, nobody listens any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_08_who_was_cut_off_listens_again() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+    one.warm("/a").await;
+    for _ in 0..5 {
+        server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
+    let began = Instant::now();
+    loop {
+        two.warm("/a").await;
+        let version = truth.change();
+        one.cache.purge(Purge::tag("a")).await.expect("a purge");
+        if two.hears("/a", version).await < Duration::from_millis(100) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "it is told by the beat only");
+    }
+}
+
+/// Row 5: what is known of tags is kept for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_05_a_tag_that_was_read_before_is_known_to_be_invalid_elsewhere() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::far(&server.url(), &truth).await, Instance::far(&server.url(), &truth).await);
+    for _ in 0..20 {
+        two.warm("/a").await;
+        let version = truth.change();
+        one.cache.purge(Purge::tag("a")).await.expect("a purge");
+        two.hears("/a", version).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_with_tags_is_one_get() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let one = Instance::far(&server.url(), &truth).await;
+    one.warm("/a").await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..50 {
+        assert!(one.ask("/a").await.1.contains("; hit"));
+    }
+    let stats = server.command_stats();
+    let count = |word: &str| stats.get(word).copied().unwrap_or_default();
+    assert_eq!((count("get"), count("evalsha") - count("xrevrange")), (50, 0), "{stats:?}");
+}
+
+/// Row 3: the record of a tag is made anew, and everything everywhere counts as invalid.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_03_a_tag_whose_record_is_gone_costs_its_own_responses_once() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let one = Instance::far(&server.url(), &truth).await;
+    for path in ["/a", "/b"] {
+        one.warm(path).await;
+    }
+    // The clock goes on, so that a record made anew is later than what is stored.
+    one.cache.purge(Purge::tag("other")).await.expect("a purge");
+    server.cli(&["DEL", "{larder}:tag:a"]);
+    let two = Instance::far(&server.url(), &truth).await;
+    assert!(two.ask("/b").await.1.contains("; hit"), "another tag");
+    assert!(!two.ask("/a").await.1.contains("; hit"), "it may have been invalidated");
+    two.warm("/a").await;
+    assert!(one.ask("/b").await.1.contains("; hit"));
+}
+
+/// What is lost of the log is lost for what is near, too: it may have named anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_lost_empties_what_is_near() {
+    for lose in [&["DEL", "{larder}:log"][..], &["FLUSHALL"]] {
+        let (server, truth) = (RedisServer::start(), Truth::default());
+        let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+        for tag in ["x", "y"] {
+            one.cache.purge(Purge::tag(tag)).await.expect("a purge");
+        }
+        for instance in [&one, &two] {
+            instance.warm("/a").await;
+        }
+        // As if the invalidation had been on a primary that is gone, and with it what it had stored.
+        server.cli(&["DEL", "larder:v1:{route:GET:h:/a}"]);
+        let version = truth.change();
+        server.cli(lose);
+        two.hears("/a", version).await;
+    }
+}
+
+/// While Redis is not reached, nobody answers from memory longer than it is sure.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_answers_from_memory_for_two_seconds_at_most() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let proxy = FaultProxy::start(server.addr());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&proxy.url(), &truth).await);
+    for instance in [&one, &two] {
+        instance.warm("/a").await;
+    }
+    proxy.black_hole();
+    let version = truth.change();
+    one.cache.purge(Purge::tag("a")).await.expect("a purge");
+    two.hears("/a", version).await;
+    proxy.pass();
+    assert_eq!(two.ask("/a").await.0, version);
+}
+
+/// Row 1, and 32: what was asked for before an invalidation is stored after it; one purge is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_01_an_invalidation_during_a_fetch_is_not_lost() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let url = server.url();
+    for purge in purges("/a") {
+        for instance in [Instance::near(&url, &truth).await, Instance::far(&url, &truth).await] {
+            let began = Arc::new(tokio::sync::Notify::new());
+            let (go, wait) = tokio::sync::oneshot::channel::<()>();
+            let wait = Arc::new(tokio::sync::Mutex::new(Some(wait)));
+            let (began_here, truth_here) = (began.clone(), truth.clone());
+            let origin = move |_: Request<Empty<Bytes>>| {
+                let (began, wait, truth) = (began_here.clone(), wait.clone(), truth_here.clone());
+                async move {
+                    let version = truth.is();
+                    began.notify_one();
+                    if let Some(wait) = wait.lock().await.take() {
+                        wait.await.expect("a word");
+                    }
+                    let response = Response::builder().header("cache-control", "max-age=3600");
+                    let response = response.extension(Caching::new().tag("a"));
+                    Ok::<_, Infallible>(response.body(Full::new(Bytes::from(version.to_string()))).expect("a response"))
+                }
+            };
+            instance.cache.purge(Purge::all()).await.expect("a purge");
+            let request = || Request::builder().uri("/a").header("host", "h").body(Empty::<Bytes>::new()).expect("one");
+            let service = instance.cache.layer().layer(tower::service_fn(origin));
+            let early = tokio::spawn(service.clone().oneshot(request()));
+            began.notified().await;
+            let version = truth.change();
+            let other = Instance::far(&url, &truth).await;
+            other.cache.purge(purge.clone()).await.expect("a purge");
+            go.send(()).expect("somebody waits");
+            let early = early.await.expect("no panic").expect("an answer");
+            early.into_body().collect().await.expect("a body");
+            instance.cache.drain(Duration::from_secs(5)).await;
+            assert_eq!(instance.hears("/a", version).await.as_secs(), 0);
+            assert_eq!(other.ask("/a").await.0, version, "{purge:?}");
+        }
+    }
+}
+
+/// Row 6: the near tier is filled again from a far one that is not yet purged.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_06_readers_during_a_purge_leave_nothing_old_behind() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+    for round in 0..60 {
+        let readers: Vec<_> = [&one, &two].into_iter().cycle().take(8).cloned().collect();
+        let readers: Vec<_> = readers
+            .into_iter()
+            .map(|reader| {
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        reader.ask("/a").await;
+                    }
+                })
+            })
+            .collect();
+        let version = truth.change();
+        one.cache.purge(if round % 2 == 0 { Purge::tag("a") } else { Purge::key("route:GET:h:/a") }).await.expect("one");
+        assert!(one.ask("/a").await.0 >= version, "round {round}");
+        for reader in readers {
+            reader.await.expect("no panic");
+        }
+        assert!(one.ask("/a").await.0 >= version, "round {round}");
+        two.hears("/a", version).await;
+    }
+}
+
+/// Row 30: every notice makes every instance read the shared store again.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_30_being_told_costs_no_reads() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let (one, two) = (Instance::near(&server.url(), &truth).await, Instance::near(&server.url(), &truth).await);
+    two.warm("/a").await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    for n in 0..100 {
+        one.cache.purge(Purge::tag(format!("t{n}"))).await.expect("a purge");
+    }
+    let stats = server.command_stats();
+    assert!(stats.get("xrange").copied().unwrap_or_default() <= 4, "they were told: {stats:?}");
+    let gets = stats.get("get").copied().unwrap_or_default();
+    assert!(two.ask("/a").await.1.contains("; hit"));
+    let later = server.command_stats().get("get").copied().unwrap_or_default();
+    assert_eq!(later, gets, "it is near still");
+    // The script that invalidates reads clock and record.
+    assert!(gets <= 200, "{gets}");
+}
