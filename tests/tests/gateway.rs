@@ -396,3 +396,82 @@ async fn prometheus_reads_how_requests_ended() {
     assert!(line("larder_requests_total{", "result=\"miss\""), "{page}");
     assert!(line("larder_fetch_duration", "le=\"+Inf\""), "{page}");
 }
+
+fn purge(fields: &str) -> String {
+    format!("PURGE /page HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n{fields}\r\n")
+}
+
+#[tokio::test]
+async fn who_knows_the_token_purges_by_url_and_by_tag() {
+    const PAGE: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60, stale-while-revalidate=60\r\nSurrogate-Key: a b\r\nContent-Length: 4\r\n\r\nbody";
+    let token = "Authorization: Bearer 0123456789abcdef\r\n";
+    let server = RedisServer::start();
+    let url = server.url();
+    for options in [&[][..], &["--redis", &url], &["--redis", &url, "--near", "1000000"]] {
+        let options = [&["--admin-token", "0123456789abcdef"], options].concat();
+        let upstream = Upstream::answering(PAGE).await;
+        let gateway = gateway(upstream.address, &options).await;
+        let verdict = async || {
+            let answer = ask(gateway.address, GET).await;
+            answer.lines().find_map(|line| line.strip_prefix("x-cache: ")).unwrap_or_default().to_owned()
+        };
+        let stored = async || {
+            verdict().await;
+            while verdict().await != "HIT" {
+                tokio::task::yield_now().await;
+            }
+        };
+        for (fields, resources, tags, expected) in [
+            ("", 1, 0, "MISS"),
+            ("Surrogate-Key: a\r\n", 0, 1, "MISS"),
+            ("Surrogate-Key: x b\r\n", 0, 2, "MISS"),
+            ("Surrogate-Key: x\r\n", 0, 1, "HIT"),
+            ("Soft-Purge: 1\r\n", 1, 0, "STALE"),
+            ("Soft-Purge: 1\r\nSurrogate-Key: a\r\n", 0, 1, "STALE"),
+            ("Soft-Purge: 0\r\n", 1, 0, "MISS"),
+        ] {
+            stored().await;
+            let answer = ask(gateway.address, &purge(&format!("{token}{fields}"))).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+            let receipt: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            assert_eq!(receipt["resources"], resources, "{fields}: {receipt}");
+            assert_eq!(receipt["tags"], tags, "{fields}: {receipt}");
+            assert_eq!((&receipt["store"], &receipt["local"]), (&"done".into(), &"done".into()));
+            assert_eq!(receipt["id"].is_string(), options.len() > 2, "{receipt}");
+            assert_eq!(verdict().await, expected, "{fields}");
+        }
+        assert!(!upstream.received().contains("PURGE"), "it is not for the upstream");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_token_purges_nothing() {
+    const PAGE: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nbody";
+    let wrong = [
+        "",
+        "Authorization: Bearer \r\n",
+        "Authorization: Bearer 0123456789abcdeX\r\n",
+        "Authorization: Bearer 0123456789abcdef0\r\n",
+        "Authorization: Basic 0123456789abcdef\r\n",
+        "Authorization: 0123456789abcdef\r\n",
+        "X-Admin-Token: 0123456789abcdef\r\n",
+        "Authorization: Bearer no\r\nAuthorization: Bearer 0123456789abcdef\r\n",
+    ];
+    let right = ["Authorization: Bearer 0123456789abcdef\r\n"];
+    for (options, tries, expected) in [
+        (&["--admin-token", "0123456789abcdef"][..], &wrong[..], "HTTP/1.1 401 "),
+        (&[], &right, "HTTP/1.1 405 "),
+        (&[], &wrong, "HTTP/1.1 405 "),
+    ] {
+        let upstream = Upstream::answering(PAGE).await;
+        let gateway = gateway(upstream.address, options).await;
+        ask(gateway.address, GET).await;
+        for fields in tries {
+            let answer = ask(gateway.address, &purge(fields)).await;
+            assert!(answer.starts_with(expected), "{fields}: {answer}");
+            assert!(ask(gateway.address, GET).await.contains("x-cache: HIT\r\n"), "{fields}");
+        }
+        assert_eq!(upstream.requests(), 1);
+    }
+}

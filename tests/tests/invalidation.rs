@@ -315,7 +315,10 @@ async fn row_06_readers_during_a_purge_leave_nothing_old_behind() {
             })
             .collect();
         let version = truth.change();
-        one.cache.purge(if round % 2 == 0 { Purge::tag("a") } else { Purge::key("route:GET:h:/a") }).await.expect("one");
+        one.cache
+            .purge(if round % 2 == 0 { Purge::tag("a") } else { Purge::key("route:GET:h:/a") })
+            .await
+            .expect("one");
         assert!(one.ask("/a").await.0 >= version, "round {round}");
         for reader in readers {
             reader.await.expect("no panic");

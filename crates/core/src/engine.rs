@@ -791,6 +791,7 @@ impl Stay {
             }
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
+        self.front.rules.policy.strip(&mut head.headers);
         self.visit().sign(outcome, key.as_ref()).write(&mut head.headers, None);
         self.visit().mark(&mut head.extensions);
         Response::from_parts(head, body)

@@ -153,6 +153,19 @@ impl CacheLayer {
         self.set(|rules| rules.policy.tags.extend(tags.into_iter().map(str::to_owned)))
     }
 
+    /// The response fields that list tags: those of `Surrogate-Key` are separated by blanks, those of others by commas.
+    /// Default `Surrogate-Key` and `Cache-Tag`. `Cache-Groups` (RFC 9875) is read in any case.
+    #[must_use]
+    pub fn tag_fields(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.set(|rules| rules.policy.tag_fields = fields.into_iter().collect())
+    }
+
+    /// Removes the fields that list tags, and `Cache-Groups`, from every response that goes out.
+    #[must_use]
+    pub fn strip_tags(self) -> Self {
+        self.set(|rules| rules.policy.strip_tags = true)
+    }
+
     /// The methods whose requests are cached. Default GET and HEAD, which share what is stored.
     ///
     /// The body of a request is not part of any key: another method needs a [`key`](Self::key) of its own, which

@@ -123,3 +123,134 @@ async fn what_is_confirmed_stays_in_its_groups() {
     stage.ask("POST", "/form", &[]).await;
     assert_eq!(verdict(&stage, "/one").await, "MISS");
 }
+
+/// Row 14 of other caches' bugs: an empty tag that everything has, and so many that looking through them takes for ever.
+#[tokio::test(start_paused = true)]
+async fn row_14_tags_that_are_empty_repeated_or_too_many() {
+    let cache = Cache::in_memory();
+    let stage = Stage::new(cache.layer(), |head, _| {
+        let many = (0..10_000).map(|tag| format!("t{tag}")).collect::<Vec<_>>().join(" ");
+        let tags = match head.uri.path() {
+            "/blank" => " \t ",
+            "/twice" => "a  a\ta",
+            "/many" => &many,
+            _ => "",
+        };
+        reply(200, &[("cache-control", LONG), ("surrogate-key", tags), ("cache-tag", ", ,,")], "page")
+    });
+    for uri in ["/empty", "/blank", "/twice"] {
+        assert_eq!(verdict(&stage, uri).await, "MISS");
+        assert_eq!(verdict(&stage, uri).await, "HIT", "{uri}");
+    }
+    assert!(at(&stage, "/many").await.tells("detail=too-many-tags"), "none is dropped in silence");
+    for tag in ["", " ", ",", "t1"] {
+        cache.purge(Purge::tag(tag)).await.unwrap();
+    }
+    for (uri, expected) in [("/empty", "HIT"), ("/blank", "HIT"), ("/twice", "HIT"), ("/many", "BYPASS")] {
+        assert_eq!(verdict(&stage, uri).await, expected, "{uri}: an empty tag is nobody's");
+    }
+    cache.purge(Purge::tag("a")).await.unwrap();
+    assert_eq!(verdict(&stage, "/twice").await, "MISS");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tags_come_from_the_fields_of_responses_which_clients_need_not_see() {
+    let cache = Cache::in_memory();
+    for layer in [cache.layer(), cache.layer().strip_tags(), cache.layer().tag_fields([])] {
+        cache.purge(Purge::all()).await.unwrap();
+        let (reads, strips) =
+            (!format!("{layer:?}").contains("tag_fields: []"), format!("{layer:?}").contains("strip_tags: true"));
+        let stage = Stage::new(layer, |_, _| {
+            let fields = [("surrogate-key", "a b"), ("cache-tag", "c d,e"), ("cache-groups", "\"g\"")];
+            reply(200, &[&fields[..], &[("cache-control", LONG)]].concat(), "page")
+        });
+        for tag in ["a", "b", "c d", "e"] {
+            for expected in ["MISS", "HIT"] {
+                let answer = at(&stage, "/page").await;
+                assert_eq!(answer.x_cache(), expected, "{tag}");
+                for field in ["surrogate-key", "cache-tag", "cache-groups"] {
+                    assert_eq!(answer.headers.contains_key(field), !strips, "{field}, {expected}");
+                }
+                if !reads {
+                    break;
+                }
+            }
+            if !reads {
+                cache.purge(Purge::tag(tag)).await.unwrap();
+                assert_eq!(verdict(&stage, "/page").await, "HIT", "{tag} is not read");
+                break;
+            }
+            cache.purge(Purge::tag("c")).await.unwrap();
+            assert_eq!(verdict(&stage, "/page").await, "HIT");
+            cache.purge(Purge::tag(tag)).await.unwrap();
+        }
+    }
+}
+
+/// A page that may answer stale for a minute, while it is revalidated or in place of an error.
+fn patient(cache: &Cache) -> Stage {
+    let layer = cache.layer().tag("a").stale_while_revalidate(Duration::from_secs(60));
+    Stage::new(layer, |_, call| {
+        let body = if call == 1 { "old" } else { "new" };
+        reply(200, &[("cache-control", LONG)], body)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_purged_softly_answers_once_more_while_it_is_revalidated() {
+    for purge in
+        [Purge::tag("a"), Purge::key("route:GET:shop.example:/page"), Purge::prefix("route:GET:shop"), Purge::all()]
+    {
+        let cache = Cache::in_memory();
+        let stage = patient(&cache);
+        assert_eq!(verdict(&stage, "/page").await, "MISS");
+        stage::wait(5).await;
+        cache.purge(purge.clone().soft()).await.unwrap();
+        let answer = at(&stage, "/page").await;
+        assert_eq!((answer.body.as_str(), answer.x_cache().as_str()), ("old", "STALE"), "{purge:?}");
+        cache.drain(Duration::from_secs(5)).await;
+        let answer = at(&stage, "/page").await;
+        assert_eq!((answer.body.as_str(), answer.x_cache().as_str()), ("new", "HIT"), "{purge:?}");
+
+        let stage = patient(&cache);
+        cache.purge(Purge::all()).await.unwrap();
+        assert_eq!(verdict(&stage, "/page").await, "MISS");
+        cache.purge(purge.clone().soft()).await.unwrap();
+        stage::wait(61).await;
+        assert_eq!(at(&stage, "/page").await.body, "new", "{purge:?}: the minute began with the purge");
+
+        let stage = patient(&cache);
+        cache.purge(Purge::all()).await.unwrap();
+        assert_eq!(verdict(&stage, "/page").await, "MISS");
+        cache.purge(purge.clone()).await.unwrap();
+        assert_eq!(at(&stage, "/page").await.body, "new", "{purge:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_variant_is_purged_softly_with_its_resource() {
+    let cache = Cache::in_memory();
+    let layer = cache.layer().stale_while_revalidate(Duration::from_secs(60));
+    let stage = Stage::new(layer, |head, call| {
+        let body = match (head.headers["accept-language"].as_bytes(), call) {
+            (b"de", 1) => "old, de",
+            (b"fr", 2) => "old, fr",
+            (b"de", _) => "new, de",
+            _ => "new, fr",
+        };
+        reply(200, &[("cache-control", LONG), ("vary", "accept-language")], body)
+    });
+    let ask = async |language: &str| stage.ask("GET", "/page", &[("accept-language", language)]).await;
+    for language in ["de", "fr"] {
+        ask(language).await;
+    }
+    stage::wait(1).await;
+    assert_eq!(cache.purge(Purge::key("route:GET:shop.example:/page").soft()).await.unwrap().resources, 1);
+    stage::wait(1).await;
+    for (language, old, new) in [("de", "old, de", "new, de"), ("fr", "old, fr", "new, fr")] {
+        assert_eq!(ask(language).await.body, old);
+        cache.drain(Duration::from_secs(5)).await;
+        let answer = ask(language).await;
+        assert_eq!((answer.body.as_str(), answer.x_cache().as_str()), (new, "HIT"));
+    }
+}

@@ -777,6 +777,7 @@ impl Forward {
             ..stored.clone()
         };
         stored::clean(&mut answering.headers);
+        policy.strip(&mut answering.headers);
         let admitted = self.admit(asked, stored.status, headers, caching, policy, arrival).map(|mut admission| {
             let fresh = &mut admission.response;
             (fresh.body, fresh.origin_cost) = (stored.body.clone(), stored.origin_cost);
@@ -828,10 +829,12 @@ impl Forward {
         let fields = union(fields.into_iter().filter(is_shown).collect(), policy.key_headers.clone());
         let cost_before = self.held().map(|held| held.origin_cost).filter(|cost| !cost.is_zero());
         let groups = groups::tags(&headers, &CACHE_GROUPS, &authority);
-        let all_tags = policy.tags.iter().chain(&caching.tags).chain(&groups).map(String::as_str);
+        let stated = tags::stated(&headers, &policy.tag_fields);
+        let all_tags = policy.tags.iter().chain(&caching.tags).chain(&stated).chain(&groups).map(String::as_str);
         let tags = tags::of_entry(all_tags).ok_or(Refusal::TooManyTags)?;
         let mut headers = headers;
         stored::clean(&mut headers);
+        policy.strip(&mut headers);
         for field in unstored {
             headers.remove(field);
         }

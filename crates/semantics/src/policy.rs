@@ -2,9 +2,11 @@
 
 use crate::{
     directives::{CDN_CACHE_CONTROL, SURROGATE_CONTROL},
+    groups::CACHE_GROUPS,
     sealing::Query,
+    tags::{CACHE_TAG, SURROGATE_KEY},
 };
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use std::time::Duration;
 
 /// The longest lifetime a policy can give; longer ones are cut to it.
@@ -24,6 +26,10 @@ pub struct Policy {
     pub statuses: Vec<(StatusCode, Duration)>,
     /// Tags of every response that the layer stores.
     pub tags: Vec<String>,
+    /// The response fields that list tags. Default `Surrogate-Key` and `Cache-Tag`.
+    pub tag_fields: Vec<HeaderName>,
+    /// Responses go out without the fields that list tags, and without `Cache-Groups`. Default false.
+    pub strip_tags: bool,
     /// The methods whose requests are looked up. Default GET and HEAD, which share entries.
     pub methods: Vec<Method>,
     /// The largest body that is stored, in bytes. Default 1 MiB.
@@ -155,6 +161,13 @@ impl Policy {
         }
     }
 
+    /// Removes from a response what only caches are to see of it.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        if self.strip_tags {
+            self.tag_fields.iter().chain([&CACHE_GROUPS]).for_each(|field| _ = headers.remove(field));
+        }
+    }
+
     /// The same, but that only what states a lifetime of its own has one.
     pub(crate) fn without_lifetimes(&self) -> Self {
         Self {
@@ -176,6 +189,8 @@ impl Default for Policy {
             jitter: 0.1,
             statuses: Vec::new(),
             tags: Vec::new(),
+            tag_fields: vec![SURROGATE_KEY, CACHE_TAG],
+            strip_tags: false,
             methods: vec![Method::GET, Method::HEAD],
             max_body: 1 << 20,
             keep: Duration::from_secs(10 * 60),

@@ -6,6 +6,7 @@
 //! it advances: one that was lost begins beyond whatever it had shown.
 
 use crate::time::Timestamp;
+use http::{HeaderMap, HeaderName};
 
 /// When a tag, or a whole namespace, was invalidated last, by the clock of its store; zero if never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +56,31 @@ pub const MOST_TAGS: usize = 64;
 /// The longest tag in bytes.
 pub const LONGEST_TAG: usize = 256;
 
+/// The tags of a response, separated by blanks: the field that most shared caches read.
+pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// The tags of a response, separated by commas.
+pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+
+/// The tags that `fields` of a message list: each separated by commas, those of [`SURROGATE_KEY`] by blanks. A line that is not
+/// text names none.
+pub fn stated(headers: &HeaderMap, fields: &[HeaderName]) -> Vec<String> {
+    let mut tags = Vec::new();
+    for field in fields {
+        let separates =
+            |letter: char| if *field == SURROGATE_KEY { letter.is_ascii_whitespace() } else { letter == ',' };
+        let lines = headers.get_all(field).iter().filter_map(|line| std::str::from_utf8(line.as_bytes()).ok());
+        tags.extend(
+            lines
+                .flat_map(|line| line.split(separates))
+                .map(str::trim)
+                .filter(|tag| !tag.is_empty())
+                .map(str::to_owned),
+        );
+    }
+    tags
+}
+
 /// The tags of an entry: each once, without blanks around them and without empty ones; `None` when there are more
 /// than [`MOST_TAGS`] or one is longer than [`LONGEST_TAG`].
 pub fn of_entry<'a>(all: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
@@ -74,6 +100,7 @@ pub fn of_entry<'a>(all: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn a_soft_invalidation_takes_nothing_back_of_a_hard_one() {
@@ -84,6 +111,23 @@ mod tests {
             assert_eq!(record.leaves(born), left, "{born}");
         }
         assert_eq!(Record::default().leaves(0), Standing::Valid);
+    }
+
+    #[test]
+    fn tags_are_read_from_fields_in_the_spelling_of_each() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (SURROGATE_KEY, &b"a  b,c\t"[..]),
+            (SURROGATE_KEY, b"d"),
+            (CACHE_TAG, b"e f, g,, "),
+            (CACHE_TAG, b"\xff, h"),
+            (HeaderName::from_static("x-tags"), b"i,j"),
+        ] {
+            headers.append(name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        assert_eq!(stated(&headers, &[SURROGATE_KEY, CACHE_TAG]), ["a", "b,c", "d", "e f", "g"]);
+        assert_eq!(stated(&headers, &[HeaderName::from_static("x-tags")]), ["i", "j"]);
+        assert!(stated(&headers, &[]).is_empty());
     }
 
     #[test]

@@ -5,9 +5,10 @@ pub mod metrics;
 mod options;
 mod patience;
 mod proxy;
+mod purge;
 pub mod serve;
 
-pub use options::{Options, Upstream};
+pub use options::{Options, Secret, Upstream};
 
 use http_body_util::Either;
 use larder::{Cache, CacheLayer, MemoryStore, Policy, Ttl};
@@ -33,10 +34,14 @@ pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future
         async move { Ok::<_, Infallible>(proxy.forward(request).await) }
     }));
     // What is no request to forward is answered before the cache is asked, which thus sees what the upstream sees.
+    let (purged, token) = (cache.clone(), options.admin_token.clone());
     let gateway = service_fn(move |request| {
-        let cached = cached.clone();
+        let (cached, purged, token) = (cached.clone(), purged.clone(), token.clone());
         async move {
             match proxy::admit(request) {
+                Ok(request) if purge::is_asked(request.method()) => {
+                    Ok(purge::answer(request, &purged, token.as_ref()).await.map(Either::Right))
+                }
                 Ok(request) => cached.oneshot(request).await.map(|response| response.map(Either::Left)),
                 Err(refusal) => Ok(refusal.into_response().map(Either::Right)),
             }

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p gateway -- --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8000 \
 //!     [--redis redis://127.0.0.1:6379] [--near BYTES] [--default-ttl SECONDS] [--honor-client-directives] [--sealed] \
-//!     [--metrics 127.0.0.1:9090] [--timeout SECONDS]
+//!     [--admin-token TOKEN] [--metrics 127.0.0.1:9090] [--timeout SECONDS]
 //! ```
 
 use clap::Parser;

@@ -36,6 +36,9 @@ pub struct Options {
     /// Where Prometheus finds /metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<String>,
+    /// Lets whoever knows it purge what is stored: `PURGE url` with `Authorization: Bearer TOKEN`. At least 16 characters.
+    #[arg(long, value_name = "TOKEN", env = "GATEWAY_ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<Secret>,
     /// How long the upstream may take to the head of its response.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
@@ -45,6 +48,31 @@ impl Options {
     /// How long the upstream may take to the head of its response.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
+    }
+}
+
+/// What only the operator knows; it is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Whether it is `given`; that takes as long whatever part of it is right.
+    pub(crate) fn is(&self, given: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let differing = own.iter().zip(given).fold(0, |differing, (own, given)| differing | (own ^ given));
+        own.len() == given.len() && differing == 0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_writable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if text.len() < 16 || !is_writable {
+            return Err("it takes at least 16 characters, printable ASCII without blanks".to_owned());
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -92,6 +120,18 @@ impl fmt::Display for Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_long_and_is_itself_only() {
+        for bad in ["", "short", "has a blank in the middle", "beyond-ascii-\u{e9}-and-long"] {
+            assert!(bad.parse::<Secret>().is_err(), "{bad}");
+        }
+        let secret: Secret = "0123456789abcdef".parse().expect("a secret");
+        assert!(secret.is(b"0123456789abcdef"));
+        for other in ["", "0123456789abcde", "0123456789abcdefg", "0123456789abcdeg"] {
+            assert!(!secret.is(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn an_upstream_is_a_server_and_no_path() {
