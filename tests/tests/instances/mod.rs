@@ -36,7 +36,11 @@ impl Origin {
 }
 
 pub(crate) async fn instance(server: &RedisServer) -> CacheLayer {
-    let store = RedisStore::connect(server.url().as_str()).await.expect("a store");
+    instance_at(&server.url()).await
+}
+
+pub(crate) async fn instance_at(url: &str) -> CacheLayer {
+    let store = RedisStore::connect(url).await.expect("a store");
     // A machine that is busy is no store that is down.
     let patient = Duration::from_secs(2);
     let deadlines = Deadlines { read: patient, fill: patient, ..Deadlines::default() };
