@@ -432,8 +432,8 @@ impl Joining {
             Fetched::Whole(filling) => Self::Brought(filling, None, reason),
             Fetched::Coming(stream) => match Following::attach(&stream) {
                 Some((filling, following)) => Self::Brought(filling, Some(following), Reason::Collapsed),
-                // What there was is gone, and so soon is the flight.
-                None => Self::Alone(None),
+                // It was whole, or broke off, before this request laid hold of it: the flight, or the store, knows by now.
+                None => Self::Again,
             },
         }
     }

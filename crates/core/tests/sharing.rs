@@ -185,3 +185,31 @@ async fn nobody_waits_for_more_than_four_who_hang_one_after_the_other() {
     let none = answers.iter().filter(|(_, answer)| answer == "none").count();
     assert_eq!((none, answers[5].0), (4, 260), "{answers:?}");
 }
+
+/// Many times, as it takes a follower that sees a body begin and loses it before it has laid hold of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_sees_a_body_begin_and_comes_too_late_for_it_gets_it_all_the_same() {
+    let (layer, calls) = (Cache::in_memory().layer(), Arc::new(AtomicUsize::new(0)));
+    const ROUNDS: usize = 2_000;
+    for round in 0..ROUNDS {
+        let mut clients = JoinSet::new();
+        for _ in 0..16 {
+            let calls = calls.clone();
+            let service = layer.layer(tower::service_fn(move |_: Request<Empty<Bytes>>| {
+                let calls = calls.clone();
+                async move {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    Ok::<_, Broken>(Response::new(Full::from("page")))
+                }
+            }));
+            let request = Request::builder().uri(format!("/{round}")).body(Empty::<Bytes>::new()).unwrap();
+            clients.spawn(async move {
+                let body = service.oneshot(request).await.unwrap().into_body();
+                body.collect().await.unwrap();
+            });
+        }
+        clients.join_all().await;
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), ROUNDS);
+}
