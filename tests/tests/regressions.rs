@@ -76,7 +76,7 @@ async fn row_13_ten_thousand_who_wait_take_no_connection_and_few_commands() {
     let server = RedisServer::start();
     let layers = [instance(&server).await, instance(&server).await];
     let counted = server.command_stats().values().sum::<u64>();
-    let origin = Origin::new("max-age=60", Duration::from_secs(4));
+    let origin = Origin::new("max-age=60", Duration::from_secs(3));
     let crowd = tokio::spawn({
         let (layers, origin) = (layers.clone(), origin.clone());
         async move { all(&layers, WAITING / 2, &origin, "/crowd").await }
