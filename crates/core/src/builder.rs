@@ -92,6 +92,9 @@ impl CacheBuilder {
     }
 
     /// How long one request may wait for another that fetches the same. Default 5 s.
+    ///
+    /// After that, one of those who wait asks the origin in its place, and the others wait for either; when four have taken so
+    /// long, the rest ask for themselves.
     pub fn lock_wait(self, lock_wait: Duration) -> Self {
         Self { lock_wait, ..self }
     }

@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     pub(crate) store_budget: Duration,
     /// For one answer of the store, which keeps to that by itself.
     pub(crate) read_deadline: Duration,
-    /// For another request's fetch, in all.
+    /// For another request's fetch, before one of those who wait takes over.
     pub(crate) lock_wait: Duration,
 }
 

@@ -42,8 +42,8 @@ use tower_service::Service;
 /// How often a request may look up again, because what it was about to fetch has come meanwhile.
 const ROUNDS: usize = 8;
 
-/// How many leaders may fail one after the other before those who wait try for themselves, all at once: one at a time would
-/// keep the last of them waiting for as many failures as there are requests.
+/// How many leaders may fail or hang one after the other before those who wait try for themselves, all at once: one at a
+/// time would keep the last of them waiting for as many failures as there are requests.
 const MOST_FAILURES: u32 = 3;
 
 /// After what time the origin counts as one that cannot be reached, where a stale response may answer in its place.
@@ -432,8 +432,8 @@ impl Joining {
             Fetched::Whole(filling) => Self::Brought(filling, None, reason),
             Fetched::Coming(stream) => match Following::attach(&stream) {
                 Some((filling, following)) => Self::Brought(filling, Some(following), Reason::Collapsed),
-                // What there was is gone, and so soon is the flight.
-                None => Self::Alone(None),
+                // It was whole, or broke off, before this request laid hold of it: the flight, or the store, knows by now.
+                None => Self::Again,
             },
         }
     }
@@ -468,6 +468,7 @@ impl Visit<'_> {
     ) -> Joining {
         let flights = &self.front.cache.shared.flights;
         let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant));
+        let mut in_vain = 0;
         loop {
             match joined {
                 None => match seen {
@@ -492,7 +493,11 @@ impl Visit<'_> {
                         Joined::Lead(lead) => {
                             return Joining::leads(lead, key, Refusal::TicketLost, Some(Reason::LockTimeout));
                         }
+                        Joined::Follow(_) if in_vain == MOST_FAILURES => {
+                            return Joining::Alone(Some(Reason::LockTimeout));
+                        }
                         other => {
+                            in_vain += 1;
                             *patience = self.front.cache.shared.settings.lock_wait;
                             joined = Some(other);
                         }
@@ -566,7 +571,7 @@ impl Visit<'_> {
                 Found::Entry(entry, _) if Seen::Entry(entry.id) != seen => {
                     let (key, rule) = (key.clone(), forward.rule());
                     let filling = Filling { key, response: entry, rule, stored_for: Duration::ZERO };
-                    lead.bring(Fetched::Whole(filling.clone()));
+                    lead.land(Fetched::Whole(filling.clone()));
                     return Joining::Brought(filling, None, Reason::Collapsed);
                 }
                 _ => {}

@@ -98,7 +98,7 @@ pub(crate) fn throttle(cache: Cache, throttled: Throttled, grant: Grant) {
 fn store(cache: Cache, filling: Filling, grant: Grant) {
     let Grant { lead, lease, .. } = grant;
     if let Some(lead) = &lead {
-        lead.bring(Fetched::Whole(filling.clone()));
+        lead.land(Fetched::Whole(filling.clone()));
     }
     let Some(ticket) = lease.and_then(|lease| lease.spend()) else {
         return;

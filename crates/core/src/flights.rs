@@ -30,10 +30,17 @@ type Shard<R, P, T> = HashMap<R, Vec<(P, Arc<Flight<T>>)>>;
 
 #[derive(Debug)]
 struct Flight<T> {
-    state: Mutex<State<T>>,
+    course: Mutex<Course<T>>,
     followers: Wakers,
     /// How often its leader has begun anew.
     begun: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Course<T> {
+    state: State<T>,
+    /// The flight of whoever took over from this one's leader. What this one comes to is for its followers too.
+    successor: Option<Arc<Flight<T>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,18 +71,37 @@ pub(crate) enum Joined<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> {
 
 impl<T: Clone> Flight<T> {
     fn new() -> Self {
-        Self { state: Mutex::new(State::Aloft), followers: Wakers::default(), begun: AtomicU32::new(0) }
+        let course = Course { state: State::Aloft, successor: None };
+        Self { course: Mutex::new(course), followers: Wakers::default(), begun: AtomicU32::new(0) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        // A state is never half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn course(&self) -> MutexGuard<'_, Course<T>> {
+        // A course is never half changed.
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and tells those who wait.
     fn turn(&self, state: State<T>) {
-        *self.state() = state;
+        self.course().state = state;
         self.followers.wake_all();
+    }
+
+    /// The same, and of the flights that have taken its place, as far as they have come to nothing yet.
+    fn turn_all(&self, state: &State<T>) {
+        self.turn(state.clone());
+        let mut next = self.course().successor.clone();
+        while let Some(flight) = next {
+            let mut course = flight.course();
+            let is_aloft = matches!(course.state, State::Aloft);
+            if is_aloft {
+                course.state = state.clone();
+            }
+            next = course.successor.clone();
+            drop(course);
+            if is_aloft {
+                flight.followers.wake_all();
+            }
+        }
     }
 }
 
@@ -90,7 +116,7 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
         let mut shard = self.shard(resource);
         let flights = shard.entry(resource.clone()).or_default();
         if let Some((_, flight)) = flights.iter().find(|(known, _)| known == part) {
-            let brought = match &*flight.state() {
+            let brought = match &flight.course().state {
                 State::Brought(brought) => Some(brought.clone()),
                 State::Aloft | State::Released(_) => None,
             };
@@ -104,11 +130,19 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
     }
 
     /// Joins anew after having followed in vain: who does so first leads a flight in place of the one it followed, which
-    /// may still bring something to those who have it.
+    /// may still bring something to those who follow either.
     pub(crate) fn take_over(self: &Arc<Self>, resource: &R, part: &P, in_vain: &Follow<T>) -> Joined<R, P, T> {
         let mut shard = self.shard(resource);
-        if let Some(flights) = shard.get_mut(resource) {
-            flights.retain(|(_, flight)| !Arc::ptr_eq(flight, &in_vain.flight));
+        let flights = shard.get_mut(resource).into_iter().flatten();
+        // One that was detached is no longer there: whoever joins now came after a purge, and is not to have what it brings.
+        if let Some((_, flight)) = flights.into_iter().find(|(_, flight)| Arc::ptr_eq(flight, &in_vain.flight)) {
+            let mut course = in_vain.flight.course();
+            if let State::Brought(brought) = &course.state {
+                return Joined::Brought(brought.clone());
+            }
+            *flight = Arc::new(Flight::new());
+            course.successor = Some(flight.clone());
+            return Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight: flight.clone() });
         }
         drop(shard);
         self.join(resource, part)
@@ -146,6 +180,11 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
         self.flight.turn(State::Brought(brought));
     }
 
+    /// The same for good: also to those who by now follow whoever took over.
+    pub(crate) fn land(&self, brought: T) {
+        self.flight.turn_all(&State::Brought(brought));
+    }
+
     /// Begins anew: whoever follows may wait as long again.
     pub(crate) fn begin_anew(&self) {
         self.flight.begun.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +192,11 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
 
     /// Lets the followers go with nothing.
     pub(crate) fn release(self, release: Release) {
-        self.flight.turn(State::Released(release));
+        match release {
+            Release::GoAlone => self.flight.turn_all(&State::Released(release)),
+            // Whoever took over may yet bring something.
+            Release::Compete => self.flight.turn(State::Released(release)),
+        }
     }
 }
 
@@ -167,7 +210,7 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Drop for Lead<R, P, T
             }
         }
         drop(shard);
-        if matches!(*self.flight.state(), State::Aloft) {
+        if matches!(self.flight.course().state, State::Aloft) {
             self.flight.turn(State::Released(Release::Compete));
         }
     }
@@ -200,7 +243,7 @@ impl<T: Clone> Future for Follow<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Waited<T>> {
         let Self { flight, place } = &mut *self;
         flight.followers.register(place, context.waker());
-        let waited = match &*flight.state() {
+        let waited = match &flight.course().state {
             State::Aloft => return Poll::Pending,
             State::Brought(brought) => Waited::Brought(brought.clone()),
             State::Released(release) => Waited::Released(*release),
@@ -259,6 +302,37 @@ mod tests {
         let waiting = follow(&flights);
         leader.release(Release::GoAlone);
         assert!(matches!(waiting.await, Waited::Released(Release::GoAlone)));
+    }
+
+    #[tokio::test]
+    async fn what_is_brought_late_is_for_those_too_who_follow_whoever_took_over() {
+        let flights = Arc::new(Test::new());
+        let (first, in_vain) = (lead(&flights), follow(&flights));
+        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain) else {
+            panic!("the first to take over leads")
+        };
+        let (in_vain, waiting) = (follow(&flights), follow(&flights));
+        let Joined::Lead(third) = flights.take_over(&"a", &0, &in_vain) else { panic!("the first to take over leads") };
+        let last = follow(&flights);
+        first.land(1);
+        drop(first);
+        assert!(matches!((waiting.await, last.await), (Waited::Brought(1), Waited::Brought(1))));
+        third.bring(3);
+        second.land(2);
+        drop(second);
+        assert!(matches!(flights.join(&"a", &0), Joined::Brought(3)), "what is newer stays");
+    }
+
+    #[tokio::test]
+    async fn what_is_brought_late_is_not_for_those_who_came_after_a_purge() {
+        let flights = Arc::new(Test::new());
+        let (first, in_vain) = (lead(&flights), follow(&flights));
+        flights.detach(&"a");
+        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain) else { panic!("nobody else leads") };
+        let mut waiting = follow(&flights);
+        first.land(1);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut waiting).poll(&mut context).is_pending());
     }
 
     #[tokio::test]

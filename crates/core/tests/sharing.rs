@@ -15,7 +15,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tower::{Layer, Service, ServiceExt};
 
 /// What the inner service calls an error: the layer passes it on as it is.
@@ -35,6 +38,8 @@ enum First {
     Panics,
     Fails,
     IsPrivate,
+    /// So do those after it, so many in all.
+    Hangs(usize),
 }
 
 /// Takes 100 ms to answer; its first call is out of the ordinary.
@@ -71,8 +76,9 @@ impl Service<Request<Empty<Bytes>>> for Origin {
             match origin.first {
                 First::Panics if call == 1 => panic!("the handler panics"),
                 First::Fails if call == 1 => return Err(Broken(call)),
+                First::Hangs(calls) if call <= calls => std::future::pending().await,
                 First::IsPrivate => drop(response.headers_mut().insert("cache-control", "private".parse().unwrap())),
-                First::Panics | First::Fails => {}
+                First::Panics | First::Fails | First::Hangs(_) => {}
             }
             Ok(response)
         })
@@ -135,4 +141,75 @@ async fn requests_with_credentials_wait_for_nobody() {
     let (one, two) = tokio::join!(one, two);
     assert_ne!(one, two);
     assert_eq!(began.elapsed(), Duration::from_millis(100));
+}
+
+/// When those were answered, and with which of the origin's answers, who asked at the same time and wait less long for each
+/// other than the origin takes.
+async fn hurry(origin: &Origin) -> Vec<(u128, String)> {
+    let layer = Cache::builder().lock_wait(Duration::from_millis(40)).build().unwrap().layer();
+    let (began, mut clients) = (Instant::now(), JoinSet::new());
+    for _ in 0..10 {
+        let (layer, origin) = (layer.clone(), origin.clone());
+        clients.spawn(async move {
+            let answer = timeout(Duration::from_secs(1), get(layer, origin, None)).await;
+            (began.elapsed().as_millis(), answer.map_or_else(|_| "none".to_owned(), Result::unwrap))
+        });
+    }
+    let mut answers = clients.join_all().await;
+    answers.sort();
+    answers
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_a_slow_origin_get_the_first_answer_that_comes() {
+    let origin = Origin::new(First::Hangs(0));
+    let mut expected = vec![(100, "1".to_owned()); 8];
+    // They went at 40 and at 80 ms, in place of the one who seemed to hang.
+    expected.extend([(140, "2".to_owned()), (180, "3".to_owned())]);
+    assert_eq!(hurry(&origin).await, expected);
+    assert_eq!(origin.calls.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_slow_origin_releases_them_if_it_is_private() {
+    let answers = hurry(&Origin::new(First::IsPrivate)).await;
+    assert_eq!(
+        answers.iter().map(|(at, _)| *at).collect::<Vec<_>>(),
+        [100, 140, 180, 200, 200, 200, 200, 200, 200, 200]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_more_than_four_who_hang_one_after_the_other() {
+    let answers = hurry(&Origin::new(First::Hangs(4))).await;
+    let none = answers.iter().filter(|(_, answer)| answer == "none").count();
+    assert_eq!((none, answers[5].0), (4, 260), "{answers:?}");
+}
+
+/// Many times, as it takes a follower that sees a body begin and loses it before it has laid hold of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_sees_a_body_begin_and_comes_too_late_for_it_gets_it_all_the_same() {
+    let (layer, calls) = (Cache::in_memory().layer(), Arc::new(AtomicUsize::new(0)));
+    const ROUNDS: usize = 2_000;
+    for round in 0..ROUNDS {
+        let mut clients = JoinSet::new();
+        for _ in 0..16 {
+            let calls = calls.clone();
+            let service = layer.layer(tower::service_fn(move |_: Request<Empty<Bytes>>| {
+                let calls = calls.clone();
+                async move {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    Ok::<_, Broken>(Response::new(Full::from("page")))
+                }
+            }));
+            let request = Request::builder().uri(format!("/{round}")).body(Empty::<Bytes>::new()).unwrap();
+            clients.spawn(async move {
+                let body = service.oneshot(request).await.unwrap().into_body();
+                body.collect().await.unwrap();
+            });
+        }
+        clients.join_all().await;
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), ROUNDS);
 }

@@ -230,43 +230,6 @@ async fn what_fails_before_its_time_is_not_seen() {
     assert_eq!(stage.calls(), 2, "and not tried again before the pause is over");
 }
 
-/// Row 12: with a cost below a millisecond it works as well as with one of seconds. Of the paper: with requests at rate
-/// `r`, factor `b` and cost `d`, the chance that nobody is early in time is `exp(-r * b * d)`.
-#[test]
-fn xfetch_dead_with_delta_below_a_second() {
-    for (cost, rate) in [(Duration::from_micros(300), 5_000.0), (Duration::from_millis(200), 8.0)] {
-        let (lifetime, mut missed, mut leads) = (seconds(10), 0_u32, Duration::ZERO);
-        let mut random = fastrand::Rng::with_seed(7);
-        const PERIODS: u32 = 4_000;
-        for _ in 0..PERIODS {
-            // Only what comes shortly before the end can be early.
-            let mut left = cost * 60;
-            let early = loop {
-                let gap = -(1.0 - random.f64()).ln() / rate;
-                match left.checked_sub(Duration::from_secs_f64(gap)) {
-                    None => break None,
-                    Some(rest) => left = rest,
-                }
-                if Early::XFetch(1.0).is_due(cost, lifetime, left, random.f64()) {
-                    break Some(left);
-                }
-            };
-            match early {
-                None => missed += 1,
-                Some(left) => leads += left,
-            }
-        }
-        let (seen, expected) = (f64::from(missed) / f64::from(PERIODS), (-rate * cost.as_secs_f64()).exp());
-        assert!((seen - expected).abs() < 0.03, "{cost:?}: {seen} of the periods were missed, and not {expected}");
-        assert!(leads > Duration::ZERO);
-    }
-    assert!(
-        !Early::XFetch(0.0).is_due(seconds(1), seconds(10), Duration::from_nanos(1), 0.0),
-        "a factor of zero is never"
-    );
-    assert!(!Early::XFetch(1.0).is_due(Duration::ZERO, seconds(10), seconds(1), 0.0));
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_error_is_stored_where_that_is_asked_for_and_not_for_long() {
     let layer = ten_seconds(&Cache::in_memory()).status(StatusCode::NOT_FOUND, seconds(3600));
