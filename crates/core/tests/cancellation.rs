@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use larder::{
     Cache, CacheLayer, MemoryStore, Policy, Purge,
     semantics::{EntryKey, Filling, Key, Namespace, Timestamp},
-    store::{Claim, Filled, Found, Purged, Seen, Store, StoreError, Ticket, Unused},
+    store::{Claim, Filled, Found, Receipt, Seen, Store, StoreError, Ticket, Unused},
 };
 use std::{
     collections::VecDeque,
@@ -75,7 +75,7 @@ impl Store for Hesitant {
         self.do_it(self.0.turn(key, limit)).await;
     }
 
-    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Purged, StoreError> {
+    async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
         self.do_it(self.0.purge(namespace, purge)).await
     }
 
