@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, Caching, Deadlines, MemoryStore, Purge};
-use larder_redis::RedisStore;
+use larder_redis::{Recovery, RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
 use std::{
     convert::Infallible,
@@ -346,4 +346,102 @@ async fn row_30_being_told_costs_no_reads() {
     assert_eq!(later, gets, "it is near still");
     // The script that invalidates reads clock and record.
     assert!(gets <= 200, "{gets}");
+}
+
+/// A store that is told what was lost as `recovery` has it.
+async fn recovering(server: &RedisServer, recovery: Recovery, truth: &Truth) -> Instance {
+    let config = RedisConfig::url(&server.url()).expect("a URL").recovery(recovery).outage_after(BOUND);
+    let store = RedisStore::connect(config).await.expect("a store");
+    Instance { cache: Cache::builder().store(store).build().expect("a cache"), truth: truth.clone() }
+}
+
+/// Freezes the server for longer than an outage takes to count as one.
+async fn outage(server: &RedisServer) {
+    server.stop();
+    tokio::time::sleep(BOUND + Duration::from_millis(1_500)).await;
+    server.cont();
+}
+
+/// Asks until Redis answers again; what came first that was not around it.
+async fn returns(instance: &Instance, path: &str) -> (u64, String) {
+    let began = Instant::now();
+    loop {
+        let (version, status) = instance.ask(path).await;
+        let is_around = ["breaker-open", "store-down", "store-timeout"].iter().any(|reason| status.contains(reason));
+        if !is_around {
+            return (version, status);
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "Redis does not return: {status}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_what_may_have_been_invalidated_is_dealt_with_as_the_policy_has_it() {
+    for (recovery, expected) in [
+        (Recovery::Expire, "fwd=stale"),
+        (Recovery::Purge, "fwd=miss"),
+        (Recovery::Repeat, "hit"),
+        (Recovery::Trust, "hit"),
+    ] {
+        let (server, truth) = (RedisServer::start(), Truth::default());
+        let one = recovering(&server, recovery, &truth).await;
+        one.warm("/a").await;
+        let version = truth.change();
+        outage(&server).await;
+        let (found, status) = returns(&one, "/a").await;
+        assert!(status.contains(expected), "{recovery:?}: {status}");
+        assert_eq!(found == version, expected != "hit", "{recovery:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_saw_an_outage_expire_the_namespace_once() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let mut instances = Vec::new();
+    for _ in 0..8 {
+        instances.push(recovering(&server, Recovery::Expire, &truth).await);
+    }
+    for instance in &instances {
+        instance.warm("/a").await;
+    }
+    outage(&server).await;
+    for instance in &instances {
+        returns(instance, "/a").await;
+    }
+    for instance in &instances {
+        instance.warm("/a").await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(server.cli(&["XLEN", "{larder}:log"]), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_purged_is_purged_before_anything_is_read_again() {
+    for (purge, is_killed) in purges("/a").into_iter().flat_map(|purge| [(purge.clone(), true), (purge, false)]) {
+        let (mut server, truth) = (RedisServer::builder().arg("--appendonly", "yes").start(), Truth::default());
+        let config = RedisConfig::url(&server.url()).expect("a URL").recovery(Recovery::Trust).defer_purges();
+        let store = RedisStore::connect(config).await.expect("a store");
+        let cache = Cache::builder().store(store).near(MemoryStore::default()).build().expect("a cache");
+        let one = Instance { cache, truth: truth.clone() };
+        one.warm("/a").await;
+        if is_killed {
+            server.kill()
+        } else {
+            server.stop()
+        }
+        let version = truth.change();
+        let receipt = one.cache.purge(purge.clone()).await.expect("a receipt");
+        assert!(receipt.is_deferred, "{receipt:?}");
+        assert_eq!(one.ask("/a").await.0, version, "{purge:?}");
+        if is_killed {
+            server.restart()
+        } else {
+            server.cont()
+        }
+        let (found, status) = returns(&one, "/a").await;
+        assert_eq!(found, version, "{purge:?}: {status}");
+        one.warm("/a").await;
+        assert_eq!(one.ask("/a").await.0, version, "{purge:?}");
+    }
 }

@@ -7,7 +7,7 @@ use crate::{
     fill::{UNCACHEABLE_FOR, release_after},
     flights::Flights,
     nested::Around,
-    observe::Observer,
+    observe::{self, Observer},
     routing::Routing,
     search::Variances,
     share::Fetched,
@@ -143,6 +143,16 @@ impl Cache {
         superseded == Ok(true)
     }
 
+    /// How long after an invalidation has returned `Ok`, other processes may still answer with what it has invalidated: the
+    /// longest, whatever messages are lost on the way. This process does not. It follows from the settings; the gauge
+    /// `larder.staleness.bound` (seconds) tells it too.
+    ///
+    /// It holds while the store works. After an outage in which invalidations may have been lost, what happens is the store's
+    /// setting.
+    pub fn staleness_bound(&self) -> Duration {
+        self.shared.store.staleness_bound()
+    }
+
     /// Waits until all is done that clients have left to be done: answers that are still being fetched or stored, refreshes,
     /// invalidations. Returns how much is left after `limit`. For the end of a program, after its last request.
     pub async fn drain(&self, limit: Duration) -> usize {
@@ -174,6 +184,7 @@ impl Cache {
 
     pub(crate) fn new(shared: Shared) -> Self {
         let cache = Self { shared: Arc::new(shared) };
+        observe::staleness_bound(cache.shared.namespace.name(), cache.staleness_bound());
         cache.shared.store.follow(&cache.shared.namespace, cache.shared.detaching.clone());
         cache
     }

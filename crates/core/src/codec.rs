@@ -340,10 +340,14 @@ mod tests {
             response.lifetime = Duration::from_secs(60);
         }
         let mut bytes = encode(&long, "k").to_vec();
-        bytes[STALE_RANGE].copy_from_slice(&90_u64.to_le_bytes());
+        bytes[STALE_RANGE].copy_from_slice(&900_u64.to_le_bytes());
         let read = decode(bytes.into(), "k").map(|entry| entry.content);
         let Ok(Content::Response(read)) = read else { panic!("a response") };
-        assert_eq!(read.lifetime, Duration::from_millis(91), "89 ms after it was received, of an age of 2 ms then");
+        assert_eq!(
+            read.lifetime,
+            Duration::from_millis(801),
+            "899 ms after it was received at an age of 2 ms, less 100"
+        );
     }
 
     #[test]

@@ -180,6 +180,10 @@ impl<S: Store> Store for Guard<S> {
         self.guarded(Side::Writes, self.deadlines.read, self.store.supersede(ticket)).await
     }
 
+    fn staleness_bound(&self) -> Duration {
+        self.store.staleness_bound()
+    }
+
     fn tells(&self) -> bool {
         self.store.tells()
     }

@@ -7,6 +7,7 @@
 //! | `larder.store` | counter | `cache`, `outcome` (`stored`, `skipped`), `reason` |
 //! | `larder.breaker.state` | gauge: 0 closed, 1 half-open, 2 open | `breaker` (`read`, `write`) |
 //! | `larder.breaker.transitions` | counter | `breaker`, `to` |
+//! | `larder.staleness.bound` | gauge, seconds: [`Cache::staleness_bound`](crate::Cache::staleness_bound) | `namespace` |
 //!
 //! Handles are made at the first use of each combination; a hit only counts.
 
@@ -28,6 +29,11 @@ pub fn describe_metrics() {
     describe_counter!("larder.store", "Responses that were stored, or not, and why.");
     describe_gauge!("larder.breaker.state", "Circuit breaker of the store: 0 closed, 1 half-open, 2 open.");
     describe_counter!("larder.breaker.transitions", "How often the circuit breaker came into a state.");
+    describe_gauge!(
+        "larder.staleness.bound",
+        Unit::Seconds,
+        "The longest that other processes may answer with what was invalidated."
+    );
     describe_histogram!("larder.redis.duration", Unit::Seconds, "How long operations on Redis took.");
     describe_counter!("larder.redis.errors", "Operations on Redis that failed, by class.");
     describe_counter!("larder.redis.foreign_replies", "Replies of Redis that belonged to another command.");
@@ -132,6 +138,11 @@ impl std::fmt::Debug for RouteMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RouteMetrics").field("route", &self.route).field("tier", &self.tier).finish_non_exhaustive()
     }
+}
+
+/// Tells how long other processes may answer with what was invalidated.
+pub(crate) fn staleness_bound(namespace: &str, bound: Duration) {
+    gauge!("larder.staleness.bound", "namespace" => namespace.to_owned()).set(bound.as_secs_f64());
 }
 
 /// The state of a circuit breaker, as the gauge tells it.

@@ -53,6 +53,12 @@ pub trait Store: Send + Sync + 'static {
     /// versions of a namespace.
     fn purge(&self, namespace: &Namespace, purge: &Purge) -> impl Future<Output = Result<Receipt, StoreError>> + Send;
 
+    /// How long after another process has invalidated something, it may still be found here, whatever is lost on the way, as
+    /// long as the store works. The default is no time at all.
+    fn staleness_bound(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether it tells what other processes invalidate. The default does not.
     fn tells(&self) -> bool {
         false
@@ -393,6 +399,7 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Receipt, StoreError>>;
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>);
+    fn staleness_bound(&self) -> Duration;
 }
 
 impl<S: Store> AnyStore for S {
@@ -438,5 +445,9 @@ impl<S: Store> AnyStore for S {
 
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
         Store::follow(self, namespace, listener);
+    }
+
+    fn staleness_bound(&self) -> Duration {
+        Store::staleness_bound(self)
     }
 }

@@ -240,6 +240,12 @@ impl<S: Store> Store for Tiered<S> {
         self.far.follow(namespace, Arc::new(ears));
     }
 
+    /// What the far store does not tell is near for that long; so is what another process has removed there and not yet told
+    /// of, when it ends in between.
+    fn staleness_bound(&self) -> Duration {
+        self.far.staleness_bound().max(self.near_life)
+    }
+
     fn tells(&self) -> bool {
         self.far.tells()
     }

@@ -23,6 +23,9 @@ pub struct RedisConfig {
     pub(crate) in_flight: usize,
     pub(crate) fill_bytes: usize,
     pub(crate) scan_rate: u32,
+    pub(crate) defer_purges: bool,
+    pub(crate) recovery: Recovery,
+    pub(crate) outage_after: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) wall_clock_shift: i64,
@@ -73,6 +76,25 @@ impl fmt::Debug for Secret {
 
 /// Redis' own port.
 const PORT: u16 = 6379;
+
+/// What is done once Redis is reached again, where invalidations may have been lost: this process did not reach it for
+/// [`outage_after`](RedisConfig::outage_after), or what Redis has logged of invalidations does not go on from what was known,
+/// as after a failover to a replica that lacked the last of it.
+///
+/// It is done once, by whichever process sees it first. What no process lived to see is not recovered from: responses that an
+/// invalidation was lost for then answer until their lifetime ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recovery {
+    /// All of the namespace is made stale: it may answer while it is revalidated, and not longer.
+    #[default]
+    Expire,
+    /// All of the namespace is removed.
+    Purge,
+    /// Each process purges again what it has purged in the last minute. What processes had purged that have ended since is not.
+    Repeat,
+    /// Nothing.
+    Trust,
+}
 
 impl RedisConfig {
     /// Connects to `host` over TCP; `host` is a name or an address, an IPv6 address without brackets.
@@ -184,6 +206,29 @@ impl RedisConfig {
         self
     }
 
+    /// Has purges that Redis cannot be asked for wait in this process, and done in their order once it can, before anything is
+    /// read from it again; their receipts tell so. They are lost if the process ends before. Default: such a purge is an
+    /// error.
+    #[must_use]
+    pub fn defer_purges(mut self) -> Self {
+        self.defer_purges = true;
+        self
+    }
+
+    /// What is done after an outage in which invalidations may have been lost. Default [`Recovery::Expire`].
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// From what time on Redis was out of reach for this process, that counts as such an outage. Default 5 s, at least 2 s.
+    #[must_use]
+    pub fn outage_after(mut self, time: Duration) -> Self {
+        self.outage_after = time;
+        self
+    }
+
     /// How many keys a purge by prefix or pattern looks at in a second, so that Redis is left to others meanwhile. Default
     /// 100,000, at least 1.
     #[must_use]
@@ -232,6 +277,9 @@ impl RedisConfig {
             in_flight: 1024,
             fill_bytes: 32 << 20,
             scan_rate: 100_000,
+            defer_purges: false,
+            recovery: Recovery::default(),
+            outage_after: Duration::from_secs(5),
             read_timeout: Duration::from_millis(100),
             write_timeout: Duration::from_millis(250),
             wall_clock_shift: 0,
@@ -249,6 +297,8 @@ impl RedisConfig {
             ("write_timeout", format!("it is {:?}; it must be from 1 ms to 60 s", self.write_timeout))
         } else if self.in_flight == 0 || self.in_flight > most {
             ("in_flight", format!("it is {}; it must be from 1 to {most} operations", self.in_flight))
+        } else if self.outage_after < Duration::from_secs(2) {
+            ("outage_after", format!("it is {:?}; it must be at least 2 s", self.outage_after))
         } else if self.scan_rate == 0 {
             ("scan_rate", "it is 0; it must be at least 1 key a second".to_owned())
         } else if self.fill_bytes == 0 || self.fill_bytes > most {
@@ -616,6 +666,7 @@ mod tests {
             (config().write_timeout(Duration::from_secs(61)), "write_timeout"),
             (config().in_flight(0), "in_flight"),
             (config().scan_rate(0), "scan_rate"),
+            (config().outage_after(Duration::from_secs(1)), "outage_after"),
             (config().fill_bytes(usize::MAX), "fill_bytes"),
             (config().username("u"), "password"),
             (RedisConfig::unix("/s").tls(), "tls"),

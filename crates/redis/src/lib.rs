@@ -70,12 +70,13 @@ mod fault;
 mod lane;
 mod log;
 mod measures;
+mod pending;
 mod reads;
 mod store;
 mod sweep;
 mod wake;
 
-pub use config::{ConfigError, ConnectError, RedisConfig};
+pub use config::{ConfigError, ConnectError, Recovery, RedisConfig};
 pub use store::RedisStore;
 
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.

@@ -7,8 +7,10 @@
 
 use crate::{
     client::{Patience, Reply},
+    config::{Recovery, RedisConfig},
     fault::Fault,
     lane::Lane,
+    pending::Pending,
     wake::Wakes,
 };
 use bytes::Bytes;
@@ -43,14 +45,25 @@ pub(crate) struct Logs {
     runtime: Handle,
     /// What tells the messages of this process from others'.
     sender: String,
+    recovery: Recovery,
+    outage_after: Duration,
+    pending: Arc<Pending>,
     known: RwLock<HashMap<String, Arc<Log>>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Logs {
-    pub(crate) fn new(lane: Arc<Lane>, wakes: Arc<Wakes>, runtime: Handle) -> Self {
+    pub(crate) fn new(
+        config: &RedisConfig,
+        lane: Arc<Lane>,
+        wakes: Arc<Wakes>,
+        pending: Arc<Pending>,
+        runtime: Handle,
+    ) -> Self {
         let sender = format!("{:016x}", fastrand::u64(..));
-        Self { lane, wakes, runtime, sender, known: RwLock::default(), tasks: Mutex::default() }
+        let (recovery, outage_after) = (config.recovery, config.outage_after);
+        let (known, tasks) = (RwLock::default(), Mutex::default());
+        Self { lane, wakes, runtime, sender, recovery, outage_after, pending, known, tasks }
     }
 
     /// The log of a namespace, which is followed from now on.
@@ -62,7 +75,7 @@ impl Logs {
     fn open(&self, namespace: &Namespace) -> Arc<Log> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let log = known.entry(namespace.name().to_owned()).or_insert_with(|| {
-            let log = Arc::new(Log::new(namespace, self.lane.clone(), self.sender.clone()));
+            let log = Arc::new(Log::new(namespace, self));
             let task = self.runtime.spawn(log.clone().keep_up()).abort_handle();
             self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
             self.wakes.follow(log.channel.clone(), log.clone());
@@ -84,6 +97,9 @@ pub(crate) struct Log {
     name: String,
     lane: Arc<Lane>,
     sender: String,
+    recovery: Recovery,
+    outage_after: Duration,
+    pending: Arc<Pending>,
     channel: String,
     state: RwLock<State>,
     listeners: Mutex<Vec<Arc<dyn Listener>>>,
@@ -100,6 +116,8 @@ struct State {
     /// What the clock showed last. One that lags makes a response look older than it is, which costs a fetch and no more.
     clock: u64,
     all: Record,
+    /// The same, when this was last all there is to know.
+    settled: Record,
     /// By name in Redis.
     tags: HashMap<String, Record>,
     /// How many are asking for records, and what was invalidated of unknown tags since the first of them asked.
@@ -107,6 +125,8 @@ struct State {
     meanwhile: HashMap<String, Record>,
     /// How often what was known had to be forgotten.
     losses: u64,
+    /// What the record of the namespace was before an outage that is yet to be recovered from.
+    owed: Option<Record>,
     /// Until when this is all there is to know.
     vouched: Option<Instant>,
 }
@@ -176,6 +196,16 @@ fn parse_selector(what: &str) -> Option<Selector> {
     }
 }
 
+/// What follows from a beat.
+enum Next {
+    /// All is known that is to be known.
+    Done,
+    /// There is more to ask for.
+    Again,
+    /// An outage is to be recovered from, before which this was the record of the namespace.
+    Recover(Record),
+}
+
 /// What an invalidation by the clock came to.
 pub(crate) struct Invalidated {
     pub(crate) clock: u64,
@@ -183,13 +213,16 @@ pub(crate) struct Invalidated {
 }
 
 impl Log {
-    fn new(namespace: &Namespace, lane: Arc<Lane>, sender: String) -> Self {
+    fn new(namespace: &Namespace, logs: &Logs) -> Self {
         let name = namespace.name();
         Self {
             channel: format!("{{{name}}}:told"),
             name: name.to_owned(),
-            lane,
-            sender,
+            lane: logs.lane.clone(),
+            sender: logs.sender.clone(),
+            recovery: logs.recovery,
+            outage_after: logs.outage_after,
+            pending: logs.pending.clone(),
             state: RwLock::default(),
             listeners: Mutex::default(),
             missed: Notify::new(),
@@ -310,29 +343,74 @@ impl Log {
             let known = mine.map(|Position(time, count)| format!("{time}-{count}")).unwrap_or_default();
             let keys = [self.key("clock"), self.key("gen"), self.key("log")];
             let answer = self.run(Patience::Read, "beat", &keys, &[text(known)]).await?;
-            let [clock, all, last, missed @ ..] = answer.as_slice() else { return Err(unexpected()) };
-            let (clock, all) = (clock.parse::<u64>().map_err(|_| unexpected())?, record(all).ok_or_else(unexpected)?);
-            let last = Position::parse(last).ok_or_else(unexpected)?;
-            let mut state = self.state_mut();
-            (state.clock, state.all) = (state.clock.max(clock), state.all.and(all));
-            let is_whole = match mine {
-                None => true,
-                Some(mine) => last >= mine && self.take_note_of_missed(&mut state, missed),
-            };
-            if !is_whole {
-                tracing::warn!(namespace = self.name, "invalidations were lost: what was known of them is forgotten");
-                state.tags.clear();
-                (state.last, state.losses) = (Some(last), state.losses + 1);
-                self.listeners().iter().for_each(|listener| listener.lost());
-            }
-            let reached = *state.last.get_or_insert(last);
-            if reached >= last {
-                let until = asked + LEASE;
-                state.vouched = Some(until);
-                self.listeners().iter().for_each(|listener| listener.vouched(until.into()));
-                return Ok(());
+            match self.take_in(asked, mine, &answer).ok_or_else(unexpected)? {
+                Next::Done => return Ok(()),
+                Next::Again => {}
+                Next::Recover(before) => {
+                    self.recover(before).await?;
+                    let mut state = self.state_mut();
+                    (state.owed, state.vouched) = (None, None);
+                }
             }
         }
+    }
+
+    /// Takes in what a beat brought that was asked for when `mine` was the last entry known; nothing, if it cannot be read.
+    fn take_in(&self, asked: Instant, mine: Option<Position>, answer: &[String]) -> Option<Next> {
+        let [clock, all, last, missed @ ..] = answer else { return None };
+        let (clock, all, last) = (clock.parse::<u64>().ok()?, record(all)?, Position::parse(last)?);
+        let mut state = self.state_mut();
+        let was_out = state.vouched.is_some_and(|until| asked + LEASE > until + self.outage_after);
+        (state.clock, state.all) = (state.clock.max(clock), state.all.and(all));
+        let is_whole = mine.is_none_or(|mine| last >= mine && self.take_note_of_missed(&mut state, missed));
+        if !is_whole {
+            tracing::warn!(namespace = self.name, "invalidations were lost: what was known of them is forgotten");
+            state.tags.clear();
+            (state.last, state.losses) = (Some(last), state.losses + 1);
+            self.listeners().iter().for_each(|listener| listener.lost());
+        }
+        if mine.is_some() && (was_out || !is_whole) {
+            let before = state.settled;
+            state.owed.get_or_insert(before);
+        }
+        match state.owed {
+            Some(before) if state.all == before => return Some(Next::Recover(before)),
+            // Another process has done it already.
+            _ => state.owed = None,
+        }
+        if *state.last.get_or_insert(last) < last {
+            return Some(Next::Again);
+        }
+        let until = asked + LEASE;
+        (state.vouched, state.settled) = (Some(until), state.all);
+        self.listeners().iter().for_each(|listener| listener.vouched(until.into()));
+        Some(Next::Done)
+    }
+
+    /// Does what is to be done where invalidations may have been lost, unless another process has by now.
+    async fn recover(&self, before: Record) -> Result<(), Fault> {
+        let (namespace, recovery) = (&self.name, self.recovery);
+        tracing::warn!(namespace, ?recovery, "invalidations may have been lost while Redis was out of reach");
+        let is_soft = match self.recovery {
+            Recovery::Trust => return Ok(()),
+            Recovery::Repeat => {
+                self.pending.repeat(&self.name);
+                return Ok(());
+            }
+            Recovery::Expire => true,
+            Recovery::Purge => false,
+        };
+        let keys = [self.key("clock"), self.key("log"), self.key("gen")];
+        let (mode, known) = (if is_soft { "s" } else { "h" }, format!("{}:{}", before.gone, before.stale));
+        let line = line(&Selector::All);
+        let arguments = [record_life(), text(&self.channel), text(&self.sender), text(mode), text(line), text(known)];
+        let answer = self.run(Patience::Read, "recover", &keys, &arguments).await?;
+        if let [clock, _] = answer.as_slice() {
+            let clock = clock.parse().map_err(|_| unexpected())?;
+            self.state_mut().note(&self.name, &Selector::All, clock, is_soft);
+            self.listeners().iter().for_each(|listener| listener.invalidated(&Selector::All, clock));
+        }
+        Ok(())
     }
 
     /// Takes note of what was missed, in its order; whether it goes on from what was known.

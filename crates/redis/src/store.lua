@@ -233,6 +233,12 @@ function operations.invalidate(clock, log)
   return {at, append(log, channel, sender, at, mode .. line)}
 end
 
+-- The same for a namespace whose record is still what it is known to have been.
+function operations.recover(clock, log)
+  if redis.pcall('GET', KEYS[3]) ~= ARGV[8] then return {} end
+  return operations.invalidate(clock, log)
+end
+
 -- Keys: the log. Arguments: channel, sender, `h` or `s`, and what was invalidated.
 function operations.log(log)
   return {append(log, ARGV[3], ARGV[4], '0', ARGV[5] .. ARGV[6])}

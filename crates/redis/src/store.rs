@@ -8,8 +8,9 @@ use crate::{
     config::{ConfigError, ConnectError, RedisConfig},
     fault::Fault,
     lane::Lane,
-    log::Logs,
+    log::{LEASE, Logs},
     measures::{Measures, Operation},
+    pending::Pending,
     reads::Reads,
     sweep::Sweep,
     wake::{self, Wakes},
@@ -29,7 +30,7 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -38,11 +39,15 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, SemaphorePermit, oneshot},
     task::AbortHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// How long connecting may keep its caller waiting; it goes on in the background after that.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(550);
+/// After what time a purge is deferred, if it may be.
+const DEFERRED_AFTER: Duration = Duration::from_millis(1_500);
+/// How long after a failure what was deferred is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The longest that anything is stored; beyond some length, Redis refuses.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How much longer than their entry its chunks live, so that they outlast whoever has just read the manifest.
@@ -81,6 +86,10 @@ struct Core {
     bulk: Arc<Lane>,
     clock: Arc<Clock>,
     logs: Logs,
+    /// Purges that are yet to be done.
+    pending: Arc<Pending>,
+    /// Whether those that cannot be done are left to be.
+    defers: bool,
     measures: Arc<Measures>,
     scan_rate: u32,
     in_flight: Arc<Semaphore>,
@@ -135,14 +144,17 @@ impl RedisStore {
         let wakes = Arc::new(Wakes::new(lane("wake", None)?, Handle::current()));
         let (data_first, data_outcome) = oneshot::channel();
         let (bulk_first, bulk_outcome) = oneshot::channel();
-        let background = vec![
+        let pending = Arc::new(Pending::default());
+        let mut background = vec![
             tokio::spawn(check_up(Arc::clone(&data))).abort_handle(),
             tokio::spawn(Arc::clone(&data).keep_up(data_first)).abort_handle(),
             tokio::spawn(Arc::clone(&bulk).keep_up(bulk_first)).abort_handle(),
         ];
         let core = Core {
             reads: Reads::new(Arc::clone(&data), Handle::current()),
-            logs: Logs::new(Arc::clone(&data), Arc::clone(&wakes), Handle::current()),
+            logs: Logs::new(config, Arc::clone(&data), Arc::clone(&wakes), Arc::clone(&pending), Handle::current()),
+            pending,
+            defers: config.defer_purges,
             data,
             bulk,
             clock,
@@ -151,8 +163,10 @@ impl RedisStore {
             in_flight: Arc::new(Semaphore::new(config.in_flight)),
             fill_bytes: Arc::new(Semaphore::new(config.fill_bytes)),
         };
+        let core = Arc::new(core);
+        background.push(tokio::spawn(catch_up(Arc::downgrade(&core))).abort_handle());
         let shared = Shared {
-            core: Arc::new(core),
+            core,
             wakes,
             reported: AtomicU64::new(0),
             known_key: OnceLock::new(),
@@ -204,7 +218,7 @@ impl Store for RedisStore {
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
         let core = &self.shared.core;
-        let permit = core.data.admits().and_then(|()| core.in_flight.try_acquire().map_err(|_| StoreError::Busy));
+        let permit = core.admits().and_then(|()| core.in_flight.try_acquire().map_err(|_| StoreError::Busy));
         let _permit: SemaphorePermit<'_> = permit.inspect_err(|error| core.measures.refused(Operation::Get, error))?;
         let started = Instant::now();
         let name = key.name();
@@ -283,8 +297,15 @@ impl Store for RedisStore {
     }
 
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
-        let (core, namespace, purge) = (Arc::clone(&self.shared.core), namespace.clone(), purge.clone());
-        self.detached(Operation::Purge, async move { core.purge(&namespace, &purge).await }).await
+        let (core, place, what) = (Arc::clone(&self.shared.core), namespace.clone(), purge.clone());
+        let purged = self.detached(Operation::Purge, async move { core.purge_or_defer(&place, &what).await }).await;
+        match purged {
+            // It was not even begun.
+            Err(StoreError::Unavailable(_) | StoreError::Busy) if self.shared.core.defers && !purge.is_dry => {
+                Ok(self.shared.core.defer(namespace, purge))
+            }
+            purged => purged,
+        }
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
@@ -306,6 +327,10 @@ impl Store for RedisStore {
 
     fn tells(&self) -> bool {
         true
+    }
+
+    fn staleness_bound(&self) -> Duration {
+        LEASE
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -483,6 +508,7 @@ impl Core {
     }
 
     async fn claim(&self, key: &EntryKey, nonce: EntryId, seen: Seen) -> Result<Claim, StoreError> {
+        self.admits()?;
         // Before the ticket is placed, and so before the origin is asked.
         let born = self.logs.of(&key.namespace).clock().await?;
         let changes = seen == Seen::Changing;
@@ -600,6 +626,37 @@ impl Core {
         }
     }
 
+    /// Refuses what is read while there is no connection, or while purges wait that it may be about.
+    fn admits(&self) -> Result<(), StoreError> {
+        self.data.admits()?;
+        if self.pending.is_waiting() {
+            return Err(StoreError::Unavailable("purges are yet to be done".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn defer(&self, namespace: &Namespace, purge: &Purge) -> Receipt {
+        self.pending.add(namespace, purge);
+        Receipt { is_deferred: true, ..Receipt::default() }
+    }
+
+    async fn purge_or_defer(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
+        if !self.defers {
+            return self.purge(namespace, purge).await;
+        }
+        // Sooner than whoever asks gives up.
+        let is_long = matches!(purge.selector, Selector::Pattern(_));
+        let purged = if is_long {
+            self.purge(namespace, purge).await
+        } else {
+            timeout(DEFERRED_AFTER, self.purge(namespace, purge)).await.unwrap_or(Err(StoreError::Timeout))
+        };
+        match purged {
+            Err(error) if error.is_outage() && !purge.is_dry => Ok(self.defer(namespace, purge)),
+            purged => purged,
+        }
+    }
+
     /// Removes first, and tells others then.
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
         let Purge { selector, is_soft, is_dry } = purge;
@@ -611,11 +668,15 @@ impl Core {
             Selector::Key(key) => self.purge_key(&Place::of(&namespace.entry(key.clone())), *is_soft).await?,
             _ => {
                 let done = log.invalidate(selector, *is_soft).await?;
+                self.pending.remember(namespace, purge);
                 let tags = if let Selector::Tags(tags) = selector { tags.len() as u64 } else { 0 };
                 return Ok(Receipt { tags, clock: done.clock, logged: Some(done.logged), ..Receipt::default() });
             }
         };
         let logged = if *is_dry { None } else { Some(log.tell(selector, *is_soft).await?) };
+        if !is_dry {
+            self.pending.remember(namespace, purge);
+        }
         Ok(Receipt { resources, logged, ..Receipt::default() })
     }
 
@@ -701,6 +762,33 @@ fn refusal(fault: &Fault, server: &str) -> Result<(), ConnectError> {
             Err(ConnectError::Certificate { server, reason: reason.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+/// Does what was deferred, as soon as it can be.
+async fn catch_up(core: Weak<Core>) {
+    let Some(mut connections) = core.upgrade().map(|core| core.data.connections()) else { return };
+    loop {
+        let Some((pending, is_open)) = core.upgrade().map(|core| (core.pending.clone(), core.data.is_open())) else {
+            return;
+        };
+        let Some(first) = pending.first().filter(|_| is_open) else {
+            tokio::select! {
+                () = pending.added() => {}
+                _ = connections.changed() => {}
+                () = sleep(RETRY_AFTER) => {}
+            }
+            continue;
+        };
+        let Some(core) = core.upgrade() else { return };
+        match core.purge(&first.0, &first.1).await {
+            Ok(_) => pending.done(&first),
+            Err(error) => {
+                tracing::warn!(%error, "a purge that was deferred is not done yet");
+                drop(core);
+                sleep(RETRY_AFTER).await;
+            }
+        }
     }
 }
 

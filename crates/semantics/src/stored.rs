@@ -40,8 +40,8 @@ pub struct Entry {
     pub content: Content,
 }
 
-/// How far apart the clocks of two processes may be that store variants of one resource: what was received so shortly after
-/// the resource was made stale counts as received before.
+/// How far apart the clocks of two processes, or of one and its store, may be: what was received so shortly after it was made
+/// stale counts as received before, and what was made stale is so for who is so far behind.
 const CLOCKS_AGREE: Duration = Duration::from_millis(100);
 
 impl Entry {
@@ -50,7 +50,7 @@ impl Entry {
     pub fn stale_since(&self, at: Timestamp) -> Self {
         let content = match &self.content {
             Content::Response(response) => {
-                let lifetime = response.lifetime.min(response.age(at));
+                let lifetime = response.lifetime.min(response.age(at).saturating_sub(CLOCKS_AGREE));
                 Content::Response(StoredResponse { lifetime, ..response.clone() })
             }
             Content::Variants(rule) => {
