@@ -12,9 +12,10 @@ use crate::{
     search::Variances,
     share::Fetched,
     store::{AnyStore, Listener, Purge, Receipt, Selector, StoreError, Ticket},
+    write::WriteGuard,
 };
 use http::Extensions;
-use larder_semantics::{EntryKey, Namespace, Refusal, Storing, VariantId};
+use larder_semantics::{EntryId, EntryKey, Key, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -141,6 +142,67 @@ impl Cache {
         let superseded = self.shared.store.supersede(ticket).await;
         self.shared.flights.detach(&base);
         superseded == Ok(true)
+    }
+
+    /// Begins a change at the origin of what `purge` names; whether it is soft does not count.
+    ///
+    /// ```
+    /// # async fn example(cache: larder::Cache) -> Result<(), larder::StoreError> {
+    /// let write = cache.begin_write(larder::Purge::key("user:123")).await;
+    /// // Change it in the database, and commit there.
+    /// write.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_write(&self, purge: Purge) -> WriteGuard {
+        WriteGuard::begin(self.clone(), purge).await
+    }
+
+    /// Purges what the origin may go on to answer as it was for as long as `lag`, as one does that reads from replicas of a
+    /// database.
+    ///
+    /// Nothing of a resource that is named by its key is stored meanwhile. What is named otherwise is purged once more when the
+    /// time is over, if this process still lives.
+    ///
+    /// # Errors
+    ///
+    /// As [`purge`](Self::purge).
+    pub async fn purge_and_hold_down(&self, purge: Purge, lag: Duration) -> Result<Receipt, StoreError> {
+        if let Selector::Key(key) = &purge.selector
+            && !purge.is_dry
+        {
+            let nonce = EntryId(fastrand::u128(..).to_be_bytes());
+            return self.mark(key, nonce, lag).await;
+        }
+        let receipt = self.purge(purge.clone()).await?;
+        let cache = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(lag).await;
+            if let Err(error) = cache.purge(purge).await {
+                tracing::warn!(%error, "what the origin answered before its replicas were up to date may still be stored");
+            }
+        });
+        Ok(receipt)
+    }
+
+    /// Removes a resource and has nothing of it stored for a while, under every key that it is looked up by.
+    pub(crate) async fn mark(&self, key: &Key, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        let mut receipt = Receipt::default();
+        for key in self.shared.variances.keys_of(key.clone(), key.query().as_deref()) {
+            let selector = Selector::Key(key.clone());
+            self.shared.detaching.detach(&selector);
+            let one = self.shared.store.mark(&self.shared.namespace, &key, nonce, life).await;
+            self.shared.detaching.detach(&selector);
+            receipt = one.map(|one| Receipt { resources: receipt.resources + one.resources, ..one })?;
+        }
+        Ok(receipt)
+    }
+
+    pub(crate) async fn unmark(&self, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
+        for key in self.shared.variances.keys_of(key.clone(), key.query().as_deref()) {
+            self.shared.store.unmark(&self.shared.namespace, &key, nonce).await?;
+        }
+        Ok(())
     }
 
     /// How long after an invalidation has returned `Ok`, other processes may still answer with what it has invalidated: the

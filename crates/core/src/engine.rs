@@ -520,6 +520,7 @@ impl Visit<'_> {
                 return Joining::Alone(Some(Reason::KnownUncacheable));
             }
             Ok(Claim::Held) => (None, Some(Refusal::TicketLost)),
+            Ok(Claim::Marked) => (None, Some(Refusal::BeingWritten)),
             Err(_) => (None, Some(Refusal::StoreRefused)),
         };
         if lead.is_none() && lease.is_none() {

@@ -5,7 +5,7 @@ use crate::{
     observe,
     store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
 };
-use larder_semantics::{EntryKey, Namespace, Timestamp, exchange::Filling};
+use larder_semantics::{EntryId, EntryKey, Key, Namespace, Timestamp, exchange::Filling};
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
@@ -186,6 +186,22 @@ impl<S: Store> Store for Guard<S> {
 
     fn tells(&self) -> bool {
         self.store.tells()
+    }
+
+    async fn mark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> Result<Receipt, StoreError> {
+        let asked = timeout(self.deadlines.purge, self.store.mark(namespace, key, nonce, life));
+        asked.await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
+        let asked = timeout(self.deadlines.purge, self.store.unmark(namespace, key, nonce));
+        asked.await.unwrap_or(Err(StoreError::Timeout))
     }
 
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {

@@ -30,6 +30,7 @@ pub mod testing;
 mod tiered;
 mod ttl;
 mod wakers;
+mod write;
 
 pub use body::{BodyError, CacheBody};
 pub use builder::CacheBuilder;
@@ -51,3 +52,4 @@ pub use service::{CacheFuture, CacheService};
 pub use store::{Purge, Receipt, Store, StoreError};
 pub use tiered::Tiered;
 pub use ttl::Ttl;
+pub use write::WriteGuard;

@@ -5,8 +5,9 @@ use crate::store::{
     UNCACHEABLE_LIFE, Unused,
 };
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Namespace, Pattern, StoredResponse, Timestamp, Variants,
+    Content, Entry, EntryId, EntryKey, Key, Namespace, Pattern, StoredResponse, Timestamp, Variants,
     exchange::Filling,
+    policy::LONGEST_LIFETIME,
     tags::{Record, Standing},
 };
 use quick_cache::{Weighter, sync::Cache};
@@ -69,6 +70,8 @@ pub(crate) enum Looked {
 struct Stripe {
     /// By the resource's own key: one ticket for each variant that is being fetched.
     tickets: HashMap<EntryKey, Vec<Placed>>,
+    /// Resources that are being written: by whom, and until when they count as that.
+    marks: HashMap<EntryKey, Vec<(EntryId, Instant)>>,
     /// Counts the purges, so that a copy fetched before one is not kept after it.
     epoch: u64,
 }
@@ -314,7 +317,7 @@ impl MemoryStore {
 
     fn keep(&self, key: EntryKey, entry: Arc<Entry>, life: Duration) {
         let now = Instant::now();
-        let until = now.checked_add(life).unwrap_or_else(|| now + larder_semantics::policy::LONGEST_LIFETIME);
+        let until = now.checked_add(life).unwrap_or_else(|| now + LONGEST_LIFETIME);
         self.inner.entries.insert(key, Held { entry, until });
     }
 
@@ -348,6 +351,13 @@ impl MemoryStore {
             return Claim::Moved;
         }
         let now = Instant::now();
+        if let Some(marks) = stripe.marks.get_mut(&base) {
+            marks.retain(|(_, until)| *until > now);
+            if !marks.is_empty() {
+                return Claim::Marked;
+            }
+            stripe.marks.remove(&base);
+        }
         let placed = stripe.tickets.entry(base).or_default();
         placed.retain(|ticket| ticket.until > now);
         if let Some(there) = placed.iter().find(|ticket| ticket.key == *key && ticket.changes == changes) {
@@ -457,6 +467,35 @@ impl Store for MemoryStore {
                 Receipt { clock, ..Receipt::default() }
             }
         })
+    }
+
+    async fn mark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> Result<Receipt, StoreError> {
+        let base = namespace.entry(key.clone());
+        let until = Instant::now().checked_add(life).unwrap_or_else(|| Instant::now() + LONGEST_LIFETIME);
+        let mut stripe = self.stripe(&base);
+        let marks = stripe.marks.entry(base.clone()).or_default();
+        marks.retain(|(other, _)| *other != nonce);
+        marks.push((nonce, until));
+        drop(stripe);
+        Ok(Receipt { resources: u64::from(self.forget(&base)), ..Receipt::default() })
+    }
+
+    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
+        let base = namespace.entry(key.clone());
+        let mut stripe = self.stripe(&base);
+        if let Some(marks) = stripe.marks.get_mut(&base) {
+            marks.retain(|(other, _)| *other != nonce);
+            if marks.is_empty() {
+                stripe.marks.remove(&base);
+            }
+        }
+        Ok(())
     }
 
     async fn turn(&self, key: &EntryKey, limit: Duration) {

@@ -74,6 +74,24 @@ pub trait Store: Send + Sync + 'static {
     /// and nothing done, when the ticket is void.
     fn supersede(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Removes a resource as [`purge`](Self::purge) does, and grants no ticket for it for so long, or until
+    /// [`unmark`](Self::unmark) is called with the same nonce: it is being written. Again, it extends the time.
+    fn mark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> impl Future<Output = Result<Receipt, StoreError>> + Send;
+
+    /// Ends a mark. Others of the resource stay.
+    fn unmark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Whether the store answers at all, asked when it has failed before.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
         async { Ok(()) }
@@ -174,6 +192,8 @@ pub enum Claim {
     Held,
     /// The rule of the variant is gone: the resource is to be looked up anew.
     Moved,
+    /// The resource is being written: what the origin answers is not to be stored.
+    Marked,
     /// Whoever held the ticket last found the answer to be one that is not stored: nobody need wait for anybody.
     Uncacheable,
 }
@@ -400,6 +420,19 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>);
     fn staleness_bound(&self) -> Duration;
+    fn mark<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        key: &'a Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> BoxFuture<'a, Result<Receipt, StoreError>>;
+    fn unmark<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        key: &'a Key,
+        nonce: EntryId,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 impl<S: Store> AnyStore for S {
@@ -449,5 +482,24 @@ impl<S: Store> AnyStore for S {
 
     fn staleness_bound(&self) -> Duration {
         Store::staleness_bound(self)
+    }
+
+    fn mark<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        key: &'a Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> BoxFuture<'a, Result<Receipt, StoreError>> {
+        Box::pin(Store::mark(self, namespace, key, nonce, life))
+    }
+
+    fn unmark<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+        key: &'a Key,
+        nonce: EntryId,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(Store::unmark(self, namespace, key, nonce))
     }
 }

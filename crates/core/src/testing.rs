@@ -35,6 +35,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     a_soft_purge_reaches_every_variant_that_was_stored(store).await;
     what_is_all_goes_at_once(store).await;
     a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store).await;
+    what_is_being_written_is_not_stored(store, &wait).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
@@ -330,6 +331,41 @@ async fn a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store: &impl S
         assert_eq!(is_fresh(store, &other).await, None);
         assert_eq!(found(store, &base).await, None);
     }
+}
+
+async fn what_is_being_written_is_not_stored<S: Store, F: Future<Output = ()>>(
+    store: &S,
+    wait: &impl Fn(Duration) -> F,
+) {
+    let (base, one, two) = (key(), id(), id());
+    let is_marked = async || match store.claim(&base, Seen::Unreadable).await {
+        Ok(Claim::Marked) => true,
+        Ok(Claim::Granted(ticket)) => {
+            store.release(ticket, Unused::NoAnswer).await.expect("a release");
+            false
+        }
+        other => panic!("marked or granted: {other:?}"),
+    };
+    fill(store, &base, &response(store, "old")).await;
+    let on_its_way = claim(store, &base, Seen::Unreadable).await;
+    let mark = async |nonce, life| store.mark(&base.namespace, &base.key, nonce, life).await.expect("a mark");
+    assert_eq!(mark(one, Duration::from_secs(60)).await.resources, 1);
+    assert_eq!(found(store, &base).await, None);
+    assert_eq!(store.fill(on_its_way, filling(&base, &response(store, "old"))).await, Ok(Filled::Voided));
+    assert!(is_marked().await);
+    mark(two, Duration::from_secs(60)).await;
+    store.unmark(&base.namespace, &base.key, one).await.expect("an end");
+    assert!(is_marked().await, "another is writing");
+    for purge in [Purge::key(base.key.clone()), Purge::prefix(base.key.as_str()), Purge::key(base.key.clone()).soft()] {
+        store.purge(&base.namespace, &purge).await.expect("a purge");
+        assert!(is_marked().await, "a purge does not end it: {purge:?}");
+    }
+    store.unmark(&base.namespace, &base.key, two).await.expect("an end");
+    assert!(!is_marked().await);
+    mark(one, Duration::from_secs(1)).await;
+    assert!(is_marked().await);
+    wait(Duration::from_millis(1_100)).await;
+    assert!(!is_marked().await, "it has run out");
 }
 
 async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {

@@ -7,7 +7,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Empty};
 use larder::{
     Cache, CacheLayer, MemoryStore, Policy, Purge,
-    semantics::{EntryKey, Filling, Key, Namespace, Timestamp},
+    semantics::{EntryId, EntryKey, Filling, Key, Namespace, Timestamp},
     store::{Claim, Filled, Found, Receipt, Seen, Store, StoreError, Ticket, Unused},
 };
 use std::{
@@ -77,6 +77,20 @@ impl Store for Hesitant {
 
     async fn purge(&self, namespace: &Namespace, purge: &Purge) -> Result<Receipt, StoreError> {
         self.do_it(self.0.purge(namespace, purge)).await
+    }
+
+    async fn mark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> Result<Receipt, StoreError> {
+        self.do_it(self.0.mark(namespace, key, nonce, life)).await
+    }
+
+    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
+        self.do_it(self.0.unmark(namespace, key, nonce)).await
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {

@@ -6,7 +6,13 @@ mod stage;
 
 use larder::{Cache, CacheLayer, MemoryStore, Policy, Purge, Tiered};
 use stage::{Answer, LONG, Stage, reply};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 async fn at(stage: &Stage, uri: &str) -> Answer {
     stage.ask("GET", uri, &[]).await
@@ -252,5 +258,78 @@ async fn every_variant_is_purged_softly_with_its_resource() {
         cache.drain(Duration::from_secs(5)).await;
         let answer = ask(language).await;
         assert_eq!((answer.body.as_str(), answer.x_cache().as_str()), (new, "HIT"));
+    }
+}
+
+/// A page of which the database keeps `version`; and the version.
+fn versioned(cache: &Cache) -> (Stage, Arc<AtomicBool>) {
+    let is_new = Arc::new(AtomicBool::new(false));
+    let read = is_new.clone();
+    let stage = Stage::new(cache.layer().tag("a"), move |_, _| {
+        reply(200, &[("cache-control", LONG)], if read.load(Ordering::SeqCst) { "new" } else { "old" })
+    });
+    (stage, is_new)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_during_a_write_leaves_nothing_behind() {
+    for purge in [Purge::key("route:GET:shop.example:/page"), Purge::tag("a"), Purge::prefix("route"), Purge::all()] {
+        for is_committed in [true, false] {
+            let cache = Cache::in_memory();
+            let (stage, is_new) = versioned(&cache);
+            at(&stage, "/page").await;
+            let write = cache.begin_write(purge.clone()).await;
+            assert!(write.is_held());
+            let answer = at(&stage, "/page").await;
+            assert_eq!((answer.body.as_str(), answer.x_cache().as_str()), ("old", "MISS"), "{purge:?}");
+            at(&stage, "/page").await;
+            is_new.store(true, Ordering::SeqCst);
+            if is_committed {
+                write.commit().await.unwrap();
+            } else {
+                drop(write);
+                cache.drain(Duration::from_secs(1)).await;
+            }
+            assert_eq!(at(&stage, "/page").await.body, "new", "{purge:?}");
+            assert_eq!(verdict(&stage, "/page").await, "HIT", "{purge:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_lasts_as_long_as_its_guard_and_no_other_ends_it() {
+    let key = || Purge::key("route:GET:shop.example:/page");
+    let cache = Cache::in_memory();
+    let (stage, _) = versioned(&cache);
+    let write = cache.begin_write(key()).await;
+    stage::wait(120).await;
+    for _ in 0..2 {
+        let answer = at(&stage, "/page").await;
+        assert_eq!(answer.x_cache(), "MISS");
+        assert!(answer.tells("detail=being-written"), "{answer:?}");
+    }
+    let other = cache.begin_write(key()).await;
+    other.commit().await.unwrap();
+    assert_eq!(verdict(&stage, "/page").await, "MISS");
+    assert_eq!(verdict(&stage, "/page").await, "MISS", "the first still writes");
+    write.commit().await.unwrap();
+    assert_eq!(verdict(&stage, "/page").await, "MISS");
+    assert_eq!(verdict(&stage, "/page").await, "HIT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_replicas_still_answer_is_not_kept_while_they_lag() {
+    for purge in [Purge::key("route:GET:shop.example:/page"), Purge::tag("a"), Purge::all()] {
+        let cache = Cache::in_memory();
+        let (stage, is_new) = versioned(&cache);
+        at(&stage, "/page").await;
+        cache.purge_and_hold_down(purge.clone(), Duration::from_secs(2)).await.unwrap();
+        assert_eq!(at(&stage, "/page").await.body, "old");
+        stage::wait(1).await;
+        assert_eq!(at(&stage, "/page").await.body, "old");
+        is_new.store(true, Ordering::SeqCst);
+        stage::wait(2).await;
+        assert_eq!(at(&stage, "/page").await.body, "new", "{purge:?}");
+        assert_eq!(verdict(&stage, "/page").await, "HIT", "{purge:?}");
     }
 }

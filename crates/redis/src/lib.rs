@@ -45,8 +45,8 @@
 //!
 //! ```text
 //! ACL SETUSER larder on >the-password resetkeys ~shop:* ~{shop}* resetchannels &{shop}* -@all
-//!   +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire +ping +pttl +publish +scan
-//!   +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange
+//!   +client|id +eval +evalsha +exists +get +getrange +hdel +hget +hkeys +hset +hvals +info +mget +pexpire +ping +pttl +publish +scan
+//!   +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim
 //! ```
 //!
 //! The commands are also in [`ACL_COMMANDS`]. A database other than 0 takes `+select` too. Without `+client|id` and
@@ -80,5 +80,5 @@ pub use config::{ConfigError, ConnectError, Recovery, RedisConfig};
 pub use store::RedisStore;
 
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.
-pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +get +getrange +hdel +hget +hkeys +hset +info +mget +pexpire \
-                                +ping +pttl +publish +scan +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange";
+pub const ACL_COMMANDS: &str = "-@all +client|id +eval +evalsha +exists +get +getrange +hdel +hget +hkeys +hset +hvals +info +mget +pexpire \
+                                +ping +pttl +publish +scan +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim";

@@ -438,7 +438,7 @@ impl Log {
 
     /// Reads the records of tags, each made anew where there is none; what they tell together.
     async fn recall(&self, tags: &[String]) -> Result<Record, Fault> {
-        let mut keys = vec![self.key("clock")];
+        let mut keys = vec![self.key("clock"), self.key("log")];
         keys.extend(tags.iter().map(|tag| self.record_name(tag)));
         let recall = Recall::begin(self);
         let answer = self.run(Patience::Read, "recall", &keys, &[record_life()]).await?;
@@ -451,7 +451,7 @@ impl Log {
         let mut state = self.state_mut();
         state.clock = state.clock.max(clock);
         if state.losses == recall.losses {
-            for (name, record) in keys.drain(1..).zip(&records) {
+            for (name, record) in keys.drain(2..).zip(&records) {
                 state.remember(name, *record);
             }
         }

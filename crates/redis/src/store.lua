@@ -50,15 +50,26 @@ end
 
 local operations = {}
 
--- Keys: tickets, entry, base. Arguments: field, nonce, life, what was seen (an id, nothing, or `*` for the unreadable),
+-- Whether the resource is being written: a hash beside its tickets tells by whom, and until when.
+local function is_marked(marks)
+  local all = redis.pcall('HVALS', marks)
+  for _, ends in ipairs(all.err and {} or all) do
+    if (tonumber(ends) or 0) > now() then return true end
+  end
+  return false
+end
+
+-- Keys: tickets, entry, base, marks. Arguments: field, nonce, life, what was seen (an id, nothing, or `*` for the unreadable),
 -- and the rule that a variant belongs to, or nothing.
 function operations.claim(tickets, entry, base)
+  local marks = KEYS[4]
   local field, nonce, life, seen, rule = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
   if rule ~= '' and id(base) ~= rule then return 'moved' end
   if seen ~= '*' and id(entry) ~= seen then
     local bytes = redis.pcall('GET', entry)
     if type(bytes) == 'string' then return 'found', bytes end
   end
+  if redis.call('EXISTS', marks) == 1 and is_marked(marks) then return 'marked' end
   local other = holder(tickets, field)
   if other == UNCACHEABLE then return 'uncacheable' end
   if other and other ~= nonce then return 'held' end
@@ -138,9 +149,34 @@ function operations.purge(tickets, base)
   return 'none'
 end
 
+-- Keys: tickets, base, marks. Arguments: how it is purged, nonce, life. Purges, and has nothing be stored for as long.
+function operations.mark(tickets, base, marks)
+  local ends = string.format('%.0f', now() + ARGV[5])
+  -- First of all, as a full server would else refuse to take note of it.
+  local had = operations.purge(tickets, base)
+  if type(redis.pcall('HSET', marks, ARGV[4], ends)) == 'table' then
+    redis.call('UNLINK', marks)
+    redis.call('HSET', marks, ARGV[4], ends)
+  end
+  local left = redis.call('PTTL', marks)
+  if left < tonumber(ARGV[5]) then redis.call('PEXPIRE', marks, ARGV[5]) end
+  return had
+end
+
+-- Keys: marks. Arguments: nonce.
+function operations.unmark(marks)
+  redis.pcall('HDEL', marks, ARGV[3])
+  return 'unmarked'
+end
+
+-- How many invalidations are logged, about.
+local LONGEST_LOG = 10000
+
 -- The clock of a namespace advances with every invalidation and with nothing else. It is never behind Redis' own time when
 -- it does, so that one which was lost begins beyond whatever it had shown.
-local function advance(clock)
+local function advance(clock, log)
+  -- A full server refuses scripts what takes memory as long as they have written nothing; this is nothing that does.
+  redis.pcall('XTRIM', log, 'MAXLEN', '~', LONGEST_LOG)
   local time = redis.call('TIME')
   local at = time[1] * 1000000 + time[2]
   local last = tonumber(redis.pcall('GET', clock) or '') or 0
@@ -150,11 +186,6 @@ local function advance(clock)
   return at
 end
 
-local function shown(clock)
-  local at = redis.pcall('GET', clock)
-  if type(at) == 'string' and tonumber(at) then return at end
-  return advance(clock)
-end
 
 -- A record tells when a tag, or the namespace, was invalidated last: `<hard>:<soft>`. What has none may have been invalidated
 -- at any time until now.
@@ -170,13 +201,6 @@ local function keep(key, gone, stale, life)
   return text
 end
 
--- The record, made anew if there is none.
-local function recall(key, at, life)
-  local gone, stale = record(key)
-  if gone then return gone .. ':' .. stale end
-  return keep(key, at, '0', life)
-end
-
 -- The id of the last entry of a log.
 local function last_of(log)
   local reply = redis.pcall('XREVRANGE', log, '+', '-', 'COUNT', 1)
@@ -188,7 +212,8 @@ end
 local function append(log, channel, sender, at, line)
   local before = last_of(log)
   local text = sender .. '|' .. at .. '|' .. line
-  local id = redis.pcall('XADD', log, 'MAXLEN', '~', 10000, '*', 'before', before, 'text', text)
+  redis.pcall('XTRIM', log, 'MAXLEN', '~', LONGEST_LOG)
+  local id = redis.pcall('XADD', log, '*', 'before', before, 'text', text)
   if type(id) == 'table' and id.err then
     if not string.find(id.err, 'WRONGTYPE', 1, true) then error(id.err, 0) end
     redis.call('UNLINK', log)
@@ -202,8 +227,10 @@ end
 -- Keys: the clock, the record of the namespace, the log. Arguments: the id of the last entry that is known, or nothing.
 -- Answers what both show, the id of the last entry, and entries that are not known. It writes what is missing only.
 function operations.beat(clock, generation, log)
-  local held, last = redis.call('MGET', clock, generation), last_of(log)
-  local at = held[1] and tonumber(held[1]) and held[1] or advance(clock)
+  local held, last = redis.pcall('MGET', clock, generation), last_of(log)
+  -- A user who may read only one key at a time.
+  if held.err then held = {redis.call('GET', clock), redis.call('GET', generation)} end
+  local at = held[1] and tonumber(held[1]) and held[1] or advance(clock, log)
   local answer = {at, held[2] or keep(generation, at, '0'), last}
   if ARGV[3] == '' or ARGV[3] == last then return answer end
   local missed = redis.pcall('XRANGE', log, '(' .. ARGV[3], '+', 'COUNT', 1000)
@@ -213,10 +240,20 @@ function operations.beat(clock, generation, log)
   return answer
 end
 
--- Keys: the clock, and the records of tags. Arguments: the life of a record.
-function operations.recall()
-  local answer = {shown(KEYS[1])}
-  for i = 2, #KEYS do answer[i] = recall(KEYS[i], answer[1], ARGV[3]) end
+-- Keys: the clock, the log, and the records of tags, made anew where there is none. Arguments: the life of a record.
+function operations.recall(clock, log)
+  local at = redis.pcall('GET', clock)
+  if type(at) ~= 'string' or not tonumber(at) then at = advance(clock, log) end
+  local answer = {at}
+  for i = 3, #KEYS do
+    local gone, stale = record(KEYS[i])
+    if not gone then
+      gone, stale = at, '0'
+      -- A full server may refuse; then it is made anew by whoever asks next.
+      redis.pcall('SET', KEYS[i], gone .. ':' .. stale, 'PX', ARGV[3])
+    end
+    answer[i - 1] = gone .. ':' .. stale
+  end
   return answer
 end
 
@@ -225,7 +262,7 @@ end
 function operations.invalidate(clock, log)
   local life, channel, sender, mode, line = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
   if string.sub(line, 1, 1) == 'a' then life = nil end
-  local at = advance(clock)
+  local at = advance(clock, log)
   for i = 3, #KEYS do
     local gone, stale = record(KEYS[i])
     if mode == 's' and gone then keep(KEYS[i], gone, at, life) else keep(KEYS[i], at, stale or '0', life) end

@@ -19,7 +19,8 @@ use bytes::{Bytes, BytesMut};
 use larder::{
     codec,
     semantics::{
-        Entry, EntryId, EntryKey, Namespace, Pattern, Timestamp, exchange::Filling, stored::Content, tags::Standing,
+        Entry, EntryId, EntryKey, Key, Namespace, Pattern, Timestamp, exchange::Filling, stored::Content,
+        tags::Standing,
     },
     store::{
         Claim, Copied, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
@@ -321,6 +322,26 @@ impl Store for RedisStore {
         self.detached(Operation::Supersede, supersede).await
     }
 
+    async fn mark(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> Result<Receipt, StoreError> {
+        let (core, namespace, key) = (Arc::clone(&self.shared.core), namespace.clone(), key.clone());
+        self.detached(Operation::Purge, async move { core.mark(&namespace, key, nonce, life).await }).await
+    }
+
+    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
+        let (core, place) = (Arc::clone(&self.shared.core), Place::of(&namespace.entry(key.clone())));
+        let unmark = async move {
+            core.data.run(Patience::Purge, "unmark", &[&place.marks], &[text(nonce)]).await?;
+            Ok(())
+        };
+        self.detached(Operation::Purge, unmark).await
+    }
+
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
         self.shared.core.logs.of(namespace).follow(listener);
     }
@@ -374,6 +395,8 @@ struct Place {
     tickets: String,
     /// The ticket's field in it.
     field: Bytes,
+    /// Of the hash of those who are writing the resource.
+    marks: String,
 }
 
 impl Place {
@@ -392,7 +415,8 @@ impl Place {
 
     fn of_field(key: &EntryKey, field: String) -> Self {
         let base = key.base().name();
-        Self { name: key.name(), tickets: format!("{base}:t"), base, field: field.into() }
+        let (tickets, marks) = (format!("{base}:t"), format!("{base}:w"));
+        Self { name: key.name(), tickets, base, field: field.into(), marks }
     }
 }
 
@@ -519,7 +543,7 @@ impl Core {
             Seen::Entry(id) => Bytes::copy_from_slice(&id.0),
             Seen::Unreadable | Seen::Changing => UNREADABLE,
         };
-        let keys = [place.tickets.as_str(), &place.name, &place.base];
+        let keys = [place.tickets.as_str(), &place.name, &place.base, &place.marks];
         loop {
             let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
             let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
@@ -527,6 +551,7 @@ impl Core {
                 (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born, changes })),
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
+                (b"marked", None) => return Ok(Claim::Marked),
                 (b"uncacheable", None) => return Ok(Claim::Uncacheable),
                 (b"found", Some(Reply::Bytes(bytes))) => {
                     if let Ok(entry) = self.read(&place.name, bytes).await? {
@@ -682,6 +707,23 @@ impl Core {
 
     fn sweep<'s>(&'s self, namespace: &'s Namespace, pattern: &'s Pattern) -> Sweep<'s> {
         Sweep { lane: &self.bulk, namespace, pattern, rate: self.scan_rate }
+    }
+
+    async fn mark(
+        &self,
+        namespace: &Namespace,
+        key: Key,
+        nonce: EntryId,
+        life: Duration,
+    ) -> Result<Receipt, StoreError> {
+        let place = Place::of(&namespace.entry(key.clone()));
+        let keys = [place.tickets.as_str(), &place.base, &place.marks];
+        let life = life.clamp(Duration::from_millis(1), LONGEST);
+        let arguments = [Bytes::from_static(b"hard"), text(nonce), text(life.as_millis())];
+        let answer = self.data.run(Patience::Purge, "mark", &keys, &arguments).await?;
+        let had = word(answer.into_iter().next())? == "had";
+        let logged = self.logs.of(namespace).tell(&Selector::Key(key), false).await?;
+        Ok(Receipt { resources: u64::from(had), logged: Some(logged), ..Receipt::default() })
     }
 
     async fn purge_key(&self, place: &Place, is_soft: bool) -> Result<u64, StoreError> {

@@ -66,7 +66,12 @@ impl Sweep<'_> {
             return Ok(());
         }
         if !is_soft {
-            let keys = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+            // Whoever is writing a resource goes on.
+            let names = names.iter().filter(|name| !name.ends_with("}:w"));
+            let keys: Vec<Bytes> = names.map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+            if keys.is_empty() {
+                return Ok(());
+            }
             return self.lane.call(Patience::Purge, "UNLINK", Some(0), keys).await.map(drop);
         }
         let bases: HashSet<&str> = names.iter().filter_map(|name| base(name)).collect();

@@ -247,6 +247,8 @@ pub enum Refusal {
     Trailers,
     /// The resource was invalidated, or another request filled it, while the response was on its way.
     TicketLost,
+    /// The resource is being written: what the origin answers may be from before.
+    BeingWritten,
     /// The store refused, or could not be reached.
     StoreRefused,
     /// More tags, or longer ones, than an entry may have.
@@ -255,7 +257,7 @@ pub enum Refusal {
     Handler,
 }
 
-const REFUSALS: [(Refusal, &str); 20] = [
+const REFUSALS: [(Refusal, &str); 21] = [
     (Refusal::Status, "status"),
     (Refusal::NoStore, "no-store"),
     (Refusal::Private, "private"),
@@ -273,6 +275,7 @@ const REFUSALS: [(Refusal, &str); 20] = [
     (Refusal::LengthMismatch, "length-mismatch"),
     (Refusal::Trailers, "trailers"),
     (Refusal::TicketLost, "ticket-lost"),
+    (Refusal::BeingWritten, "being-written"),
     (Refusal::StoreRefused, "store-refused"),
     (Refusal::TooManyTags, "too-many-tags"),
     (Refusal::Handler, "handler"),
