@@ -24,7 +24,7 @@ use rustls::{
 };
 use socket2::TcpKeepalive;
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 /// How long a connection may take to be made, and then again to be signed in.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
@@ -128,7 +128,16 @@ impl Client {
     }
 
     /// Makes the connection, which then is made again whenever it breaks.
+    ///
+    /// In a task of its own: fred lives on where its future is dropped, and nobody would close what it then connects.
     pub(crate) async fn connect(&self) -> Result<Link, Fault> {
+        let (made, link) = oneshot::channel();
+        let client = self.clone();
+        tokio::spawn(async move { made.send(client.link().await) });
+        link.await.unwrap_or(Err(Fault::Down))
+    }
+
+    async fn link(&self) -> Result<Link, Fault> {
         let errors = self.checks.error_rx();
         let task = self.checks.init().await.map_err(fault)?;
         // From here on: fred tells of the first connection as well.
