@@ -426,18 +426,18 @@ async fn what_could_not_be_purged_is_purged_before_anything_is_read_again() {
         let one = Instance { cache, truth: truth.clone() };
         one.warm("/a").await;
         if is_killed {
-            server.kill()
+            server.kill();
         } else {
-            server.stop()
+            server.stop();
         }
         let version = truth.change();
         let receipt = one.cache.purge(purge.clone()).await.expect("a receipt");
         assert!(receipt.is_deferred, "{receipt:?}");
         assert_eq!(one.ask("/a").await.0, version, "{purge:?}");
         if is_killed {
-            server.restart()
+            server.restart();
         } else {
-            server.cont()
+            server.cont();
         }
         let (found, status) = returns(&one, "/a").await;
         assert_eq!(found, version, "{purge:?}: {status}");

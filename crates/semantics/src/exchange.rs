@@ -445,6 +445,7 @@ impl Hit {
             return Answer { status, headers: HeaderMap::new(), body: Bytes::new(), is_whole: false };
         };
         let is_whole = form == Form::Whole;
+        let held = Extent::stated(status, &headers, &body);
         let body = match form {
             Form::Whole => body,
             Form::Head => {
@@ -460,12 +461,10 @@ impl Hit {
             }
             Form::Parts(parts) => {
                 status = StatusCode::PARTIAL_CONTENT;
-                let held = Extent::stated(&headers, &body);
                 range::partial(&parts, held, id, &mut headers, &body)
             }
             Form::Unsatisfiable => {
                 status = StatusCode::RANGE_NOT_SATISFIABLE;
-                let held = Extent::stated(&headers, &body);
                 range::leave_for_unsatisfiable(&mut headers, held.length());
                 Bytes::new()
             }

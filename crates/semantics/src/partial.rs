@@ -48,9 +48,10 @@ impl Extent {
         is_sound.then_some(Self { first, end: last.saturating_add(1), length })
     }
 
-    /// What stored headers and the body beside them have.
-    pub(crate) fn stated(headers: &HeaderMap, body: &Bytes) -> Self {
-        Self::of_part(headers).unwrap_or_else(|| Self::of_whole(body))
+    /// What a response of this status has. `Content-Range` says nothing but in one to a range (RFC 9110 section 14.4).
+    pub(crate) fn stated(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Self {
+        let part = if status == StatusCode::PARTIAL_CONTENT { Self::of_part(headers) } else { None };
+        part.unwrap_or_else(|| Self::of_whole(body))
     }
 
     /// How long the whole representation is, in bytes.

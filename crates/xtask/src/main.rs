@@ -44,7 +44,7 @@ enum Command {
     },
     /// Ask the same of larder and of other caches for tower, print the table, and write it to tests/peers/README.md.
     Peers,
-    /// Measure hits, misses, Redis hits and a stampede as ratios, print the tables, and write them to bench/README.md.
+    /// Measure hits, misses, Redis hits, a stampede and invalidations, print the tables, and write them to bench/README.md.
     Bench {
         /// The only thing that is measured; nothing is then written.
         only: Option<measure::Only>,
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Command::Conformance { suite, compare } => conformance::conformance(&root(), suite.as_deref(), compare),
         Command::Peers => peers::run(&root()),
         Command::Bench { only: None } => measure::bench(&root()),
-        Command::Bench { only: Some(measure::Only::Stampede) } => measure::stampede(&root()),
+        Command::Bench { only: Some(only) } => measure::one(&root(), only),
         Command::Faults => measure::faults(&root()),
         Command::Fuzz { minutes, target } => fuzz::run(&root(), minutes, target.as_deref()),
     };

@@ -19,12 +19,13 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
     );
-    let tables: [(&str, &[&str]); 5] = [
+    let tables: [(&str, &[&str]); 6] = [
         ("larder-bench", &["hit"]),
         ("larder-allocations", &[]),
         ("larder-bench", &["redis"]),
         ("larder-bench", &["miss"]),
         ("larder-stampede", &[]),
+        ("larder-invalidation", &[]),
     ];
     for (program, arguments) in tables {
         let table = output(root, program, arguments)?;
@@ -43,12 +44,18 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
 pub(crate) enum Only {
     /// Four processes that meet a cold key.
     Stampede,
+    /// What invalidation costs, how soon it is everywhere, and whether any answer is older than it may be.
+    Invalidation,
 }
 
-/// Lets four processes meet a cold key, and prints how often the origin was asked, and when those who wait were answered.
-pub(crate) fn stampede(root: &Path) -> Result<()> {
+/// Measures one thing by itself, and prints its tables.
+pub(crate) fn one(root: &Path, only: Only) -> Result<()> {
     build(root)?;
-    print!("{}", output(root, "larder-stampede", &[])?);
+    let program = match only {
+        Only::Stampede => "larder-stampede",
+        Only::Invalidation => "larder-invalidation",
+    };
+    print!("{}", output(root, program, &[])?);
     Ok(())
 }
 
