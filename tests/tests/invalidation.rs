@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
-use larder::{Cache, Caching, Deadlines, MemoryStore, Purge};
+use larder::{Cache, Caching, Deadlines, MemoryStore, Purge, semantics::policy::Early};
 use larder_redis::{Recovery, RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
 use std::{
@@ -444,4 +444,120 @@ async fn what_could_not_be_purged_is_purged_before_anything_is_read_again() {
         one.warm("/a").await;
         assert_eq!(one.ask("/a").await.0, version, "{purge:?}");
     }
+}
+
+/// Row 2: what is fetched anew in the background, before its time or after it, brings back what was invalidated meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_02_a_refresh_in_the_background_brings_nothing_back() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    for early in [Early::At(0.0), Early::Never] {
+        for purge in [Purge::tag("a"), Purge::key("route:GET:h:/a"), Purge::all()] {
+            let one = Instance::far(&server.url(), &truth).await;
+            one.cache.purge(Purge::all()).await.expect("a purge");
+            let (began, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+            let (began_here, go_here, truth_here) = (began.clone(), go.clone(), truth.clone());
+            let calls = Arc::new(AtomicU64::new(0));
+            let calls_here = calls.clone();
+            let origin = move |_: Request<Empty<Bytes>>| {
+                let (began, go, truth, calls) =
+                    (began_here.clone(), go_here.clone(), truth_here.clone(), calls_here.clone());
+                async move {
+                    let version = truth.is();
+                    // The second is the refresh: it has read what is about to change.
+                    if calls.fetch_add(1, Ordering::SeqCst) == 1 {
+                        began.notify_one();
+                        go.notified().await;
+                    }
+                    let response = Response::builder().header("cache-control", "max-age=1, stale-while-revalidate=60");
+                    let response = response.extension(Caching::new().tag("a"));
+                    Ok::<_, Infallible>(response.body(Full::new(Bytes::from(version.to_string()))).expect("a response"))
+                }
+            };
+            let service = one.cache.layer().early(early).layer(tower::service_fn(origin));
+            let ask = async || {
+                let request = Request::builder().uri("/a").header("host", "h").body(Empty::<Bytes>::new());
+                let response = service.clone().oneshot(request.expect("a request")).await.expect("an answer");
+                response.into_body().collect().await.expect("a body").to_bytes()
+            };
+            let began_at = Instant::now();
+            while calls.load(Ordering::SeqCst) < 2 {
+                ask().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert!(began_at.elapsed() < Duration::from_secs(5), "nothing is refreshed");
+            }
+            began.notified().await;
+            let version = truth.change();
+            one.cache.purge(purge.clone()).await.expect("a purge");
+            go.notify_one();
+            one.cache.drain(Duration::from_secs(5)).await;
+            assert_eq!(ask().await, version.to_string(), "{early:?}, {purge:?}");
+        }
+    }
+}
+
+/// Row 4: whether a tag is invalid depends on the clock of whoever reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_04_wrong_clocks_tell_the_same() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let mut instances = Vec::new();
+    for shift in [0, 300_000, -300_000] {
+        let config = RedisConfig::url(&server.url()).expect("a URL").wall_clock_shift(shift);
+        let store = RedisStore::connect(config).await.expect("a store");
+        instances.push(Instance { cache: Cache::builder().store(store).build().expect("one"), truth: truth.clone() });
+    }
+    for writer in &instances {
+        for filler in &instances {
+            filler.cache.purge(Purge::all()).await.expect("a purge");
+            filler.warm("/a").await;
+            for reader in &instances {
+                assert!(reader.hears("/a", truth.is()).await < BOUND);
+                assert!(reader.ask("/a").await.1.contains("; hit"));
+            }
+            let version = truth.change();
+            writer.cache.purge(Purge::tag("a")).await.expect("a purge");
+            for reader in &instances {
+                reader.hears("/a", version).await;
+                assert_eq!(reader.ask("/a").await.0, version);
+            }
+        }
+    }
+}
+
+/// Row 15: what a request or an invalidation costs grows with the number of keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_15_no_request_looks_through_all_keys() {
+    let (server, truth) = (RedisServer::builder().arg("--enable-debug-command", "yes").start(), Truth::default());
+    let one = Instance::far(&server.url(), &truth).await;
+    let mut spent = Vec::new();
+    for keys in ["5", "10", "200000"] {
+        server.cli(&["DEBUG", "POPULATE", keys, "larder:v1:{other"]);
+        server.cli(&["CONFIG", "RESETSTAT"]);
+        one.warm("/a").await;
+        one.cache.purge(Purge::tag("a")).await.expect("a purge");
+        one.cache.purge(Purge::key("route:GET:h:/a")).await.expect("a purge");
+        one.cache.purge(Purge::all()).await.expect("a purge");
+        one.ask("/a").await;
+        let stats = server.command_stats();
+        for walks in ["scan", "keys", "flushall", "flushdb", "dbsize", "randomkey"] {
+            assert!(!stats.contains_key(walks), "{walks}: {stats:?}");
+        }
+        // How often it is asked for a hit, and the beat, depend on the time that this takes.
+        spent.push(["set", "unlink", "hset", "xadd"].map(|word| stats.get(word).copied().unwrap_or_default()));
+    }
+    // In the first round, the records of the tags were made.
+    assert_eq!(spent[1], spent[2]);
+}
+
+/// Row 16: a response is stored, and its tags are not yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_16_a_response_is_never_found_without_its_tags() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let one = Instance::far(&server.url(), &truth).await;
+    one.warm("/a").await;
+    // As if the process had died before it made the records; one that never knew of the tag invalidates it.
+    server.cli(&["DEL", "{larder}:tag:a", "{larder}:tag:all"]);
+    let (two, three) = (Instance::far(&server.url(), &truth).await, Instance::far(&server.url(), &truth).await);
+    let version = truth.change();
+    two.cache.purge(Purge::tag("a")).await.expect("a purge");
+    assert_eq!(three.ask("/a").await.0, version);
 }
