@@ -1,6 +1,6 @@
 //! The tags of a namespace: when each was invalidated, by the clock of the namespace.
 
-use crate::{client::Patience, client::Reply, fault::Fault, lane::Lane};
+use crate::{client::Patience, client::Reply, fault::Fault, lanes::Lanes};
 use bytes::Bytes;
 use larder::semantics::{Key, Namespace, tags::Record};
 use std::{
@@ -15,15 +15,15 @@ const RECORD_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What this process knows of the clocks.
 pub(crate) struct Tags {
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
     /// By namespace: what its clock showed last, as far as is known. One that lags makes a response look older than it is,
     /// which costs a fetch and no more.
     clocks: Mutex<HashMap<String, u64>>,
 }
 
 impl Tags {
-    pub(crate) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, clocks: Mutex::default() }
+    pub(crate) fn new(lanes: Arc<Lanes>) -> Self {
+        Self { lanes, clocks: Mutex::default() }
     }
 
     /// What the clock of a namespace shows, or showed a while ago. Asks Redis the first time only.
@@ -60,7 +60,7 @@ impl Tags {
         keys.extend(tags.iter().map(|tag| format!("{{{name}}}:{}", Key::new("tag").part(tag.trim()))));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let life = Bytes::from(RECORD_LIFE.as_millis().to_string());
-        let answer = self.lane.run(Patience::Read, operation, &keys, &[life]).await?;
+        let answer = self.lanes.run(Patience::Read, operation, &keys, &[life]).await?;
         let numbers = answer.into_iter().next().and_then(Reply::into_array).unwrap_or_default().into_iter();
         let mut numbers = numbers.map(|reply| std::str::from_utf8(&reply.into_bytes()?).ok()?.parse::<u64>().ok());
         // The echo was right and the rest is not, which no script of larder's does.

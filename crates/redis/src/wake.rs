@@ -3,7 +3,10 @@
 //! A connection of its own, which is made when somebody waits for the first time. What is not heard is found a little
 //! later by asking, so nothing here is checked twice.
 
-use crate::{client::Heard, lane::Lane};
+use crate::{
+    client::{Heard, Messages},
+    lane::Lane,
+};
 use larder::semantics::Namespace;
 use std::{
     collections::{HashMap, HashSet},
@@ -95,12 +98,14 @@ impl Shared {
                 heard = messages.next() => match heard {
                     Heard::Message(ticket) => self.tell(&ticket),
                     Heard::Lagged => self.tell_all(),
-                    Heard::Ended => return,
+                    // The connection is given up; there will be another.
+                    Heard::Ended => messages = Messages::none(),
                 },
                 changed = connections.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    messages = self.lane.messages();
                     let channels: Vec<String> = self.state().channels.iter().cloned().collect();
                     for channel in channels {
                         self.lane.subscribe(channel).await;
