@@ -4,16 +4,21 @@
 //! cannot run fails: it does not skip.
 
 mod certificates;
+mod cluster;
 mod connection;
 mod program;
 mod proxy;
 mod replies;
+mod sentinel;
 mod server;
+mod wait;
 
+pub use cluster::RedisCluster;
 pub use connection::Connection;
 pub use program::Flavor;
 pub use proxy::FaultProxy;
 pub use replies::ReplyScanner;
+pub use sentinel::RedisSentinels;
 pub use server::{RedisServer, RedisServerBuilder};
 
 /// The README's example, compiled.

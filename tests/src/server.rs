@@ -97,6 +97,11 @@ impl RedisServer {
         process.expect("the server was not killed").id()
     }
 
+    /// Whether it was not killed.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// What the server has logged since it was last started.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -252,10 +257,11 @@ impl RedisServer {
         let mut arguments = vec![
             option("--bind", "127.0.0.1"),
             option("--dir", folder.display()),
-            option("--save", ""),
-            option("--appendonly", "no"),
             option("--unixsocket", socket.display()),
         ];
+        if self.options.sentinel.is_none() {
+            arguments.extend([option("--save", ""), option("--appendonly", "no")]);
+        }
         match (&self.certificates, self.options.transport) {
             (Some(files), Transport::Tls) => arguments.extend([
                 option("--port", 0),
@@ -273,8 +279,17 @@ impl RedisServer {
             Access::Acl(_) => arguments.push(option("--aclfile", self.acl_path().display())),
         }
         let mut arguments = arguments.concat();
+        if self.options.sentinel.is_some() {
+            // A sentinel keeps what it learns in its file, which comes first.
+            arguments.insert(0, self.sentinel_path().display().to_string());
+            arguments.push("--sentinel".to_owned());
+        }
         arguments.extend(self.options.arguments.iter().cloned());
         arguments
+    }
+
+    fn sentinel_path(&self) -> PathBuf {
+        self.folder.path().join("sentinel.conf")
     }
 
     fn acl_path(&self) -> PathBuf {
@@ -295,6 +310,8 @@ pub struct RedisServerBuilder {
     port: Option<u16>,
     transport: Transport,
     access: Access,
+    /// The lines of its file, if it is a sentinel.
+    sentinel: Option<String>,
     arguments: Vec<String>,
 }
 
@@ -370,6 +387,12 @@ impl RedisServerBuilder {
         self
     }
 
+    /// Is a sentinel, with these lines in its file.
+    pub fn sentinel(mut self, lines: &str) -> Self {
+        self.sentinel = Some(lines.to_owned());
+        self
+    }
+
     /// Starts the server and waits until it answers.
     ///
     /// # Panics
@@ -391,6 +414,9 @@ impl RedisServerBuilder {
         if let Access::Acl(lines) = &server.options.access {
             let lines = format!("{}\nuser {ADMIN} on >{ADMIN} ~* &* +@all\n", lines.trim_end());
             fs::write(server.acl_path(), lines).expect("the temporary folder is writable");
+        }
+        if let Some(lines) = &server.options.sentinel {
+            fs::write(server.sentinel_path(), lines).expect("the temporary folder is writable");
         }
         match (server.options.transport, server.options.port) {
             (Transport::Unix, _) => server.launch_until(Instant::now()),

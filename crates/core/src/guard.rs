@@ -30,7 +30,8 @@ impl Default for Deadlines {
 ///
 /// There is one breaker for reading and one for writing: a store without memory left still answers. While a breaker
 /// is open, one task probes the store, after a pause that grows from 250 ms to 3 s, and at once when the store's
-/// client reconnects. An operation that its caller drops counts neither way.
+/// client reconnects. An operation that its caller drops counts neither way. A store that [is
+/// divided](Store::is_divided) gets deadlines only.
 #[derive(Debug)]
 pub struct Guard<S> {
     store: Arc<S>,
@@ -61,6 +62,9 @@ impl<S: Store> Guard<S> {
         deadline: Duration,
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        if self.store.is_divided() {
+            return timeout(deadline, operation).await.unwrap_or(Err(StoreError::Timeout));
+        }
         let breaker = self.breaker(side);
         if !breaker.is_closed() {
             return Err(StoreError::BreakerOpen);
@@ -218,5 +222,9 @@ impl<S: Store> Store for Guard<S> {
 
     fn is_remote(&self) -> bool {
         self.store.is_remote()
+    }
+
+    fn is_divided(&self) -> bool {
+        self.store.is_divided()
     }
 }

@@ -106,6 +106,12 @@ pub trait Store: Send + Sync + 'static {
     fn is_remote(&self) -> bool {
         true
     }
+
+    /// Whether it is of parts of which one may fail alone, and keeps away by itself from a part that does. No circuit
+    /// breaker then stands before it: what one part does tells nothing of the others.
+    fn is_divided(&self) -> bool {
+        false
+    }
 }
 
 /// How long a ticket lasts without being renewed.

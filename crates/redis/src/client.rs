@@ -1,12 +1,12 @@
 //! The one file that knows fred: how it is set up, how a command is sent, and what its events and errors mean.
 
 use crate::{
-    config::{ConfigError, RedisConfig, Target, Tls},
+    config::{ConfigError, RedisConfig, Secret, Server, Tls},
     fault::Fault,
 };
 use bytes::Bytes;
 use fred::{
-    clients::WithOptions,
+    clients::{Pipeline, WithOptions},
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface, KeysInterface, PubsubInterface, Resp3Frame},
     types::{
@@ -30,6 +30,9 @@ use tokio::sync::{broadcast, oneshot};
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// The least that a purge may take.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much of the time for reading a command of a cluster may take, in tenths: the rest is for noticing that it took too
+/// long before whoever waits has gone.
+const TENTHS: u32 = 9;
 /// How many events may wait to be taken note of; fred drops the oldest beyond that.
 const EVENTS: usize = 4096;
 
@@ -93,10 +96,50 @@ pub(crate) enum Event {
     Ended,
 }
 
-impl Client {
-    /// Prepares a connection, which [`connect`](Self::connect) makes.
+/// Prepares connections to the servers of one configuration.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    sign_in: SignIn,
+    tls: Option<TlsConnector>,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct SignIn {
+    username: Option<String>,
+    password: Option<Secret>,
+    database: u8,
+}
+
+impl Dialer {
+    /// For the servers that hold the keys.
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, ConfigError> {
-        let mut builder = Builder::from_config(fred_config(config)?);
+        let sign_in =
+            SignIn { username: config.username.clone(), password: config.password.clone(), database: config.database };
+        let is_cluster = config.target.is_cluster();
+        let read_timeout = if is_cluster { config.read_timeout * TENTHS / 10 } else { config.read_timeout };
+        Ok(Self { sign_in, tls: tls(&config.tls)?, read_timeout, write_timeout: config.write_timeout })
+    }
+
+    /// For the sentinels, which have users of their own, and no databases.
+    pub(crate) fn to_sentinels(config: &RedisConfig) -> Result<Self, ConfigError> {
+        let sign_in = SignIn {
+            username: config.sentinel_username.clone(),
+            password: config.sentinel_password.clone(),
+            database: 0,
+        };
+        Ok(Self { sign_in, ..Self::new(config)? })
+    }
+
+    /// How long a command may take on which a request waits.
+    pub(crate) fn read_timeout(&self) -> Duration {
+        self.read_timeout
+    }
+
+    /// Prepares a connection, which [`Client::connect`] makes.
+    pub(crate) fn client(&self, server: &Server) -> Result<Client, ConfigError> {
+        let mut builder = Builder::from_config(self.fred_config(server));
         builder
             // Endless, and jittered at any length of an outage; fred's other policies lose their jitter at their cap.
             .set_policy(fred::types::config::ReconnectPolicy::Constant {
@@ -106,7 +149,7 @@ impl Client {
                 jitter: 300,
             })
             .set_performance_config(PerformanceConfig {
-                default_command_timeout: config.write_timeout,
+                default_command_timeout: self.write_timeout,
                 broadcast_channel_capacity: EVENTS,
                 ..PerformanceConfig::default()
             })
@@ -119,14 +162,34 @@ impl Client {
             let options = Options { max_attempts: Some(1), timeout: Some(timeout), fail_fast, ..Options::default() };
             client.with_options(&options)
         };
-        Ok(Self {
-            reads: patience(config.read_timeout, true),
-            writes: patience(config.write_timeout, true),
-            purges: patience(config.write_timeout.max(PURGE_TIMEOUT), true),
-            checks: patience(config.write_timeout, false),
+        Ok(Client {
+            reads: patience(self.read_timeout, true),
+            writes: patience(self.write_timeout, true),
+            purges: patience(self.write_timeout.max(PURGE_TIMEOUT), true),
+            checks: patience(self.write_timeout, false),
         })
     }
 
+    fn fred_config(&self, server: &Server) -> Config {
+        let SignIn { username, password, database } = &self.sign_in;
+        Config {
+            // So that `init` tells of a failure; it is tried again by us.
+            fail_fast: true,
+            version: RespVersion::RESP3,
+            server: match server {
+                Server::Tcp(address) => ServerConfig::new_centralized(&address.host, address.port),
+                Server::Unix(path) => ServerConfig::new_unix_socket(path),
+            },
+            username: username.clone(),
+            password: password.as_ref().map(|password| password.expose().to_owned()),
+            database: (*database > 0).then_some(*database),
+            tls: self.tls.clone().map(Into::into),
+            ..Config::default()
+        }
+    }
+}
+
+impl Client {
     /// Makes the connection, which then is made again whenever it breaks.
     ///
     /// In a task of its own: fred lives on where its future is dropped, and nobody would close what it then connects.
@@ -180,7 +243,7 @@ impl Client {
 
     /// The messages of all channels that are asked for.
     pub(crate) fn messages(&self) -> Messages {
-        Messages(self.checks.message_rx())
+        Messages(Some(self.checks.message_rx()))
     }
 
     /// Sends a command whose key, if it has one, is the argument at `key`.
@@ -191,24 +254,49 @@ impl Client {
         key: Option<usize>,
         arguments: Vec<Bytes>,
     ) -> Result<Reply, Fault> {
-        let client = match patience {
+        let slot = key.map_or(ClusterHash::Random, ClusterHash::Offset);
+        // fred's futures are of seven kilobytes: on the heap, they are not copied at every level above.
+        let frame = Box::pin(
+            self.patient(patience).custom_raw(CustomCommand::new_static(command, slot, false), values(arguments)),
+        );
+        frame.await.map_err(fault).and_then(reply)
+    }
+
+    /// Sends a command to a server that is about to take over the key's slot, and answers only if asked to.
+    pub(crate) async fn call_asking(
+        &self,
+        patience: Patience,
+        command: &'static str,
+        arguments: Vec<Bytes>,
+    ) -> Result<Reply, Fault> {
+        // The one before holds for the one after, so nothing may be sent between them.
+        let pipeline = Pipeline::from(self.patient(patience).clone());
+        let custom = |command| CustomCommand::new_static(command, ClusterHash::Random, false);
+        pipeline.custom::<(), Value>(custom("ASKING"), Vec::new()).await.map_err(fault)?;
+        pipeline.custom::<(), Value>(custom(command), values(arguments)).await.map_err(fault)?;
+        let replies = Box::pin(pipeline.try_all::<Value>()).await;
+        // An error of the connection is the only one.
+        replies.into_iter().next_back().unwrap_or(Ok(Value::Null)).map_err(fault).and_then(converted)
+    }
+
+    fn patient(&self, patience: Patience) -> &WithOptions<fred::clients::Client> {
+        match patience {
             Patience::Read => &self.reads,
             Patience::Write => &self.writes,
             Patience::Purge => &self.purges,
             Patience::Check => &self.checks,
-        };
-        let slot = key.map_or(ClusterHash::Random, ClusterHash::Offset);
-        // fred's own conversions would look through every body for whether it is UTF-8.
-        let arguments: Vec<Value> = arguments.into_iter().map(Value::Bytes).collect();
-        // fred's futures are of seven kilobytes: on the heap, they are not copied at every level above.
-        let frame = Box::pin(client.custom_raw(CustomCommand::new_static(command, slot, false), arguments));
-        frame.await.map_err(fault).and_then(reply)
+        }
     }
+}
+
+/// fred's own conversions would look through every body for whether it is UTF-8.
+fn values(arguments: Vec<Bytes>) -> Vec<Value> {
+    arguments.into_iter().map(Value::Bytes).collect()
 }
 
 /// What comes on the channels that were asked for.
 #[derive(Debug)]
-pub(crate) struct Messages(broadcast::Receiver<Message>);
+pub(crate) struct Messages(Option<broadcast::Receiver<Message>>);
 
 /// What was heard.
 #[derive(Debug)]
@@ -227,8 +315,14 @@ pub(crate) enum Heard {
 }
 
 impl Messages {
+    /// Those of no connection: none ever comes.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
     pub(crate) async fn next(&mut self) -> Heard {
-        match self.0.recv().await {
+        let Some(messages) = &mut self.0 else { return std::future::pending().await };
+        match messages.recv().await {
             Ok(message) => Heard::Message {
                 channel: message.channel.to_string(),
                 text: message.value.into_string().unwrap_or_default(),
@@ -287,6 +381,15 @@ fn stored(value: Value) -> Option<Reply> {
     }
 }
 
+/// A reply that fred has converted, in which a word of Redis' own cannot be told from what was stored.
+fn converted(value: Value) -> Result<Reply, Fault> {
+    match value {
+        Value::Integer(number) => Ok(Reply::Number(number)),
+        Value::Array(values) => values.into_iter().map(converted).collect::<Result<_, _>>().map(Reply::Array),
+        value => stored(value).ok_or(Fault::Foreign),
+    }
+}
+
 fn reply(frame: Resp3Frame) -> Result<Reply, Fault> {
     match frame {
         Resp3Frame::Null => Ok(Reply::Nil),
@@ -294,6 +397,8 @@ fn reply(frame: Resp3Frame) -> Result<Reply, Fault> {
         Resp3Frame::SimpleString { data, .. } => Ok(Reply::Status(data)),
         Resp3Frame::Number { data, .. } => Ok(Reply::Number(data)),
         Resp3Frame::Array { data, .. } => data.into_iter().map(reply).collect::<Result<_, _>>().map(Reply::Array),
+        // What is told of the servers of a cluster, and not looked at.
+        Resp3Frame::Map { .. } => Ok(Reply::Nil),
         Resp3Frame::SimpleError { data, .. } => Err(Fault::Server(data.to_string())),
         Resp3Frame::BlobError { data, .. } => Err(Fault::Server(String::from_utf8_lossy(&data).into_owned())),
         // No command of larder's has a reply of another kind.
@@ -314,26 +419,11 @@ fn fault(error: Error) -> Fault {
     }
 }
 
-fn fred_config(config: &RedisConfig) -> Result<Config, ConfigError> {
-    let server = match &config.target {
-        Target::Tcp { host, port } => ServerConfig::new_centralized(host, *port),
-        Target::Unix(path) => ServerConfig::new_unix_socket(path),
-    };
-    let tls = match &config.tls {
+fn tls(tls: &Tls) -> Result<Option<TlsConnector>, ConfigError> {
+    Ok(match tls {
         Tls::Off => None,
-        Tls::System => Some(tls_connector(system_authorities()?)?.into()),
-        Tls::Authorities(path) => Some(tls_connector(authorities_in(path)?)?.into()),
-    };
-    Ok(Config {
-        // So that `init` tells of a failure; it is tried again by us.
-        fail_fast: true,
-        version: RespVersion::RESP3,
-        server,
-        username: config.username.clone(),
-        password: config.password.as_ref().map(|password| password.expose().to_owned()),
-        database: (config.database > 0).then_some(config.database),
-        tls,
-        ..Config::default()
+        Tls::System => Some(tls_connector(system_authorities()?)?),
+        Tls::Authorities(path) => Some(tls_connector(authorities_in(path)?)?),
     })
 }
 
@@ -346,8 +436,8 @@ fn connection_config() -> ConnectionConfig {
         // Never a limit here: once fred 10.1.0 has refused a command for it, it sends single commands no more.
         max_command_buffer_len: 0,
         reconnect_on_auth_error: true,
-        // Not READONLY: every write that is refused would cost everybody the connection.
-        reconnect_errors: vec![ReconnectError::ClusterDown, ReconnectError::Loading, ReconnectError::MasterDown],
+        // Not READONLY or CLUSTERDOWN: every command that is refused would cost everybody the connection.
+        reconnect_errors: vec![ReconnectError::Loading, ReconnectError::MasterDown],
         unresponsive: UnresponsiveConfig {
             max_timeout: Some(Duration::from_millis(1000)),
             interval: Duration::from_millis(250),

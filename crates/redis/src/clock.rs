@@ -26,6 +26,7 @@ pub(crate) struct Clock {
 struct State {
     learned: bool,
     warned: bool,
+    compared: bool,
 }
 
 impl Clock {
@@ -59,6 +60,23 @@ impl Clock {
         }
         state.warned = true;
         Some(i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(i64::try_from(redis).unwrap_or(i64::MAX)))
+    }
+
+    /// Whether Redis has told the time.
+    pub(crate) fn is_set(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).learned
+    }
+
+    /// Compares what a server that does not set the clock shows. Returns by how much it is ahead, in milliseconds, when
+    /// that is to be warned of: once.
+    pub(crate) fn compare(&self, other: u64) -> Option<i64> {
+        let mine = self.now().as_millis();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.compared || mine.abs_diff(other) <= SKEW {
+            return None;
+        }
+        state.compared = true;
+        Some(i64::try_from(other).unwrap_or(i64::MAX).saturating_sub(i64::try_from(mine).unwrap_or(i64::MAX)))
     }
 
     fn elapsed(&self, at: Instant) -> u64 {
@@ -99,6 +117,19 @@ mod tests {
         assert_eq!(clock.base.load(Ordering::Relaxed), 1_000_000, "it fits");
         clock.learn(1_000_400, at(300), at(310));
         assert_eq!(clock.base.load(Ordering::Relaxed), 1_000_090, "Redis is ahead by 90 ms at least");
+    }
+
+    #[test]
+    fn another_server_is_compared_and_does_not_set_it() {
+        let clock = Clock::new(0);
+        assert!(!clock.is_set());
+        clock.learn(1_000_000, clock.started, clock.started);
+        assert!(clock.is_set());
+        assert_eq!(clock.compare(1_003_000), None, "near enough");
+        let ahead = clock.compare(1_060_000).expect("a warning");
+        assert!((50_000..=60_000).contains(&ahead), "{ahead}");
+        assert_eq!(clock.compare(1_060_000), None, "once");
+        assert_eq!(clock.base.load(Ordering::Relaxed), 1_000_000);
     }
 
     #[test]

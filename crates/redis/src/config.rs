@@ -19,6 +19,8 @@ pub struct RedisConfig {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: u8,
+    pub(crate) sentinel_username: Option<String>,
+    pub(crate) sentinel_password: Option<Secret>,
     pub(crate) tls: Tls,
     pub(crate) in_flight: usize,
     pub(crate) fill_bytes: usize,
@@ -31,20 +33,61 @@ pub struct RedisConfig {
     pub(crate) wall_clock_shift: i64,
 }
 
-/// What is connected to.
+/// What the store is kept in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    Tcp { host: String, port: u16 },
+    /// One server.
+    Server(Server),
+    /// A cluster, of which these servers are asked for the others.
+    Cluster(Vec<Address>),
+    /// The server that these sentinels name as the primary of a service.
+    Sentinels { sentinels: Vec<Address>, service: String },
+}
+
+impl Target {
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+/// What one connection leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Server {
+    Tcp(Address),
     Unix(PathBuf),
+}
+
+/// A name or an address, an IPv6 address without brackets, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |addresses: &[Address]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Server(server) => server.fmt(f),
+            Self::Cluster(servers) => f.write_str(&list(servers)),
+            Self::Sentinels { sentinels, service } => write!(f, "{}/{service}", list(sentinels)),
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -76,6 +119,8 @@ impl fmt::Debug for Secret {
 
 /// Redis' own port.
 const PORT: u16 = 6379;
+/// That of sentinels.
+const SENTINEL_PORT: u16 = 26379;
 
 /// What is done once Redis is reached again, where invalidations may have been lost: this process did not reach it for
 /// [`outage_after`](RedisConfig::outage_after), or what Redis has logged of invalidations does not go on from what was known,
@@ -99,19 +144,49 @@ pub enum Recovery {
 impl RedisConfig {
     /// Connects to `host` over TCP; `host` is a name or an address, an IPv6 address without brackets.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::to(Target::Tcp { host: host.into(), port })
+        Self::to(Target::Server(Server::Tcp(Address { host: host.into(), port })))
+    }
+
+    /// Connects to the cluster of which these servers, by host and port, are asked for all the others. One is enough as
+    /// long as it is there.
+    ///
+    /// ```
+    /// let config = larder_redis::RedisConfig::cluster([("10.0.0.1", 6379), ("10.0.0.2", 6379)]);
+    /// ```
+    pub fn cluster<H: Into<String>>(servers: impl IntoIterator<Item = (H, u16)>) -> Self {
+        Self::to(Target::Cluster(addresses(servers)))
+    }
+
+    /// Connects to the server that these sentinels, by host and port, name as the primary of `service`: the name in their
+    /// `sentinel monitor`.
+    ///
+    /// ```
+    /// let config = larder_redis::RedisConfig::sentinel([("10.0.0.1", 26379), ("10.0.0.2", 26379)], "cache");
+    /// ```
+    pub fn sentinel<H: Into<String>>(
+        sentinels: impl IntoIterator<Item = (H, u16)>,
+        service: impl Into<String>,
+    ) -> Self {
+        Self::to(Target::Sentinels { sentinels: addresses(sentinels), service: service.into() })
     }
 
     /// Connects to the Unix socket at `path`.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self::to(Target::Unix(path.into()))
+        Self::to(Target::Server(Server::Unix(path.into())))
     }
 
-    /// Reads a URL: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or
-    /// `redis+unix://[[user]:password@]/path/of/the.sock[?db=database]`, of which `unix://…` is another spelling.
+    /// Reads a URL:
     ///
-    /// The port defaults to 6379, the database to 0. In user name, password and path, the characters
-    /// `@ : / ? %` are written percent-encoded.
+    /// - `redis://[[user]:password@]host[:port][/database]`;
+    /// - `redis+unix://[[user]:password@]/path/of/the.sock[?db=database]`, of which `unix://…` is another spelling;
+    /// - `redis-cluster://[[user]:password@]host[:port][,host[:port]…]`, a cluster;
+    /// - `redis-sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/database]`, the primary that sentinels
+    ///   name; user and password are those of Redis, and the sentinels' own are
+    ///   [`sentinel_username`](Self::sentinel_username) and [`sentinel_password`](Self::sentinel_password).
+    ///
+    /// `rediss://…`, `rediss-cluster://…` and `rediss-sentinel://…` are the same with TLS. The port defaults to 6379, that
+    /// of a sentinel to 26379, the database to 0. In user name, password, service and path, the characters `@ : / ? %`
+    /// are written percent-encoded.
     ///
     /// # Errors
     ///
@@ -122,7 +197,8 @@ impl RedisConfig {
 
     /// Reads the environment: `REDIS_URL`, or else `REDIS_HOST`, with `REDIS_PORT` (default 6379) and `REDIS_TLS`
     /// (`true` or `false`, the default). `REDIS_USERNAME` and `REDIS_PASSWORD` count wherever a URL names no user and
-    /// no password. A variable that is empty counts as not set.
+    /// no password, `REDIS_SENTINEL_USERNAME` and `REDIS_SENTINEL_PASSWORD` for sentinels. A variable that is empty counts
+    /// as not set.
     ///
     /// # Errors
     ///
@@ -156,6 +232,10 @@ impl RedisConfig {
             config.username = lookup("REDIS_USERNAME");
             config.password = lookup("REDIS_PASSWORD").map(Secret);
         }
+        if matches!(config.target, Target::Sentinels { .. }) {
+            config.sentinel_username = lookup("REDIS_SENTINEL_USERNAME");
+            config.sentinel_password = lookup("REDIS_SENTINEL_PASSWORD").map(Secret);
+        }
         Ok(config)
     }
 
@@ -173,7 +253,21 @@ impl RedisConfig {
         self
     }
 
-    /// Selects this database; the default is 0. Other than 0, the ACL user needs `+select` too.
+    /// Signs in to the sentinels as this ACL user; it takes a [`sentinel_password`](Self::sentinel_password) too.
+    #[must_use]
+    pub fn sentinel_username(mut self, username: impl Into<String>) -> Self {
+        self.sentinel_username = Some(username.into());
+        self
+    }
+
+    /// Signs in to the sentinels with this password; the default is none, whatever that of Redis is. It is shown nowhere.
+    #[must_use]
+    pub fn sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(Secret(password.into()));
+        self
+    }
+
+    /// Selects this database; the default is 0, and the only one of a cluster. Other than 0, the ACL user needs `+select` too.
     #[must_use]
     pub fn database(mut self, database: u8) -> Self {
         self.database = database;
@@ -273,6 +367,8 @@ impl RedisConfig {
             username: None,
             password: None,
             database: 0,
+            sentinel_username: None,
+            sentinel_password: None,
             tls: Tls::Off,
             in_flight: 1024,
             fill_bytes: 32 << 20,
@@ -305,15 +401,47 @@ impl RedisConfig {
             ("fill_bytes", format!("it is {}; it must be from 1 to {most} bytes", self.fill_bytes))
         } else if self.username.is_some() && self.password.is_none() {
             ("password", "it is not set, and a user name is; set both, or neither".to_owned())
-        } else if self.tls != Tls::Off && matches!(self.target, Target::Unix(_)) {
-            ("tls", "it is on, and a Unix socket does not encrypt; turn it off, or connect over TCP".to_owned())
-        } else if matches!(&self.target, Target::Tcp { host, .. } if host.is_empty()) {
-            ("host", "it is empty; it must be a name or an address".to_owned())
+        } else if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
+            ("sentinel_password", "it is not set, and a user name is; set both, or neither".to_owned())
+        } else if let Some(wrong) = self.wrong_target() {
+            wrong
         } else {
             return Ok(());
         };
         Err(ConfigError { setting, problem })
     }
+
+    fn wrong_target(&self) -> Option<(&'static str, String)> {
+        let nameless = |addresses: &[Address]| addresses.iter().any(|address| address.host.is_empty());
+        let host = || Some(("host", "it is empty; it must be a name or an address".to_owned()));
+        match &self.target {
+            Target::Server(Server::Unix(_)) if self.tls != Tls::Off => Some((
+                "tls",
+                "it is on, and a Unix socket does not encrypt; turn it off, or connect over TCP".to_owned(),
+            )),
+            Target::Server(Server::Tcp(address)) if address.host.is_empty() => host(),
+            Target::Cluster(servers) if servers.is_empty() => {
+                Some(("cluster", "it names no server; name one at least".to_owned()))
+            }
+            Target::Cluster(servers) if nameless(servers) => host(),
+            Target::Cluster(_) if self.database > 0 => {
+                Some(("database", format!("it is {}; a cluster has database 0 only", self.database)))
+            }
+            Target::Sentinels { sentinels, .. } if sentinels.is_empty() => {
+                Some(("sentinel", "it names no sentinel; name one at least, better all".to_owned()))
+            }
+            Target::Sentinels { sentinels, .. } if nameless(sentinels) => host(),
+            Target::Sentinels { service, .. } if service.is_empty() => Some((
+                "service",
+                "it is empty; it must be the name in the `sentinel monitor` of the sentinels".to_owned(),
+            )),
+            _ => None,
+        }
+    }
+}
+
+fn addresses<H: Into<String>>(named: impl IntoIterator<Item = (H, u16)>) -> Vec<Address> {
+    named.into_iter().map(|(host, port)| Address { host: host.into(), port }).collect()
 }
 
 impl TryFrom<&str> for RedisConfig {
@@ -421,22 +549,88 @@ fn parse(url: &str) -> Result<RedisConfig, String> {
     match scheme.to_ascii_lowercase().as_str() {
         "redis" => parse_tcp(rest),
         "rediss" => Ok(parse_tcp(rest)?.tls()),
+        "redis-cluster" => parse_cluster(rest),
+        "rediss-cluster" => Ok(parse_cluster(rest)?.tls()),
+        "redis-sentinel" => parse_sentinel(rest),
+        "rediss-sentinel" => Ok(parse_sentinel(rest)?.tls()),
         "unix" | "redis+unix" => parse_unix(rest),
-        "redis-cluster" | "rediss-cluster" | "redis-sentinel" | "rediss-sentinel" => {
-            Err("clusters and sentinels are not yet supported; name one server, as in redis://host:port".to_owned())
-        }
-        other => Err(format!("the scheme is {other:?}; it must be redis, rediss (with TLS) or redis+unix")),
+        other => Err(format!(
+            "the scheme is {other:?}; it must be redis, redis-cluster, redis-sentinel, one of them with TLS (rediss, \
+             rediss-cluster, rediss-sentinel), or redis+unix"
+        )),
     }
 }
 
 fn parse_tcp(rest: &str) -> Result<RedisConfig, String> {
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if path.contains('@') {
-        return Err("there is a slash or a question mark before an @; in user name and password, write %2F, %3F and \
-                    %40 for them"
+    let parts = Parts::of(rest)?;
+    let config = RedisConfig::to(Target::Server(Server::Tcp(parse_address(parts.hosts, PORT)?)));
+    let database = parts.database(parts.path)?;
+    Ok(parts.sign_in(config)?.database(database))
+}
+
+fn parse_cluster(rest: &str) -> Result<RedisConfig, String> {
+    let parts = Parts::of(rest)?;
+    let database = parts.database(parts.path)?;
+    if database > 0 {
+        return Err(format!("the database is {database}; a cluster has database 0 only"));
+    }
+    parts.sign_in(RedisConfig::to(Target::Cluster(parse_addresses(parts.hosts, PORT)?)))
+}
+
+fn parse_sentinel(rest: &str) -> Result<RedisConfig, String> {
+    let parts = Parts::of(rest)?;
+    let sentinels = parse_addresses(parts.hosts, SENTINEL_PORT)?;
+    let (service, database) = parts.path.split_once('/').unwrap_or((parts.path, ""));
+    let service = decode(service).ok_or("the service holds a % that begins no percent-encoded byte; write %25")?;
+    if service.is_empty() {
+        return Err("the service is missing; write redis-sentinel://host:port/service, with the name in the \
+                    `sentinel monitor` of the sentinels"
             .to_owned());
     }
-    let (credentials, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let database = parts.database(database)?;
+    Ok(parts.sign_in(RedisConfig::to(Target::Sentinels { sentinels, service }))?.database(database))
+}
+
+/// What stands in a URL after its scheme.
+struct Parts<'a> {
+    credentials: &'a str,
+    hosts: &'a str,
+    /// Without the slash that begins it.
+    path: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(rest: &'a str) -> Result<Self, String> {
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if path.contains('@') {
+            return Err(
+                "there is a slash or a question mark before an @; in user name and password, write %2F, %3F and \
+                        %40 for them"
+                    .to_owned(),
+            );
+        }
+        let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        Ok(Self { credentials, hosts, path: path.strip_prefix('/').unwrap_or(path) })
+    }
+
+    fn sign_in(&self, mut config: RedisConfig) -> Result<RedisConfig, String> {
+        (config.username, config.password) = parse_credentials(self.credentials)?;
+        Ok(config)
+    }
+
+    fn database(&self, text: &str) -> Result<u8, String> {
+        if self.path.contains('?') {
+            return Err("there is a question mark; the URL takes no options, they are set on RedisConfig".to_owned());
+        }
+        if text.is_empty() { Ok(0) } else { parse_database(text) }
+    }
+}
+
+fn parse_addresses(text: &str, port: u16) -> Result<Vec<Address>, String> {
+    text.split(',').map(|address| parse_address(address, port)).collect()
+}
+
+fn parse_address(address: &str, default: u16) -> Result<Address, String> {
     let (host, port) = match address.strip_prefix('[') {
         Some(bracketed) => {
             let (host, after) = bracketed.split_once(']').ok_or("the IPv6 address lacks its closing bracket")?;
@@ -455,18 +649,7 @@ fn parse_tcp(rest: &str) -> Result<RedisConfig, String> {
     if !host.bytes().all(plain) {
         return Err(format!("the host is {host:?}; it must be a name or an address"));
     }
-    let port = port.map_or(Ok(PORT), parse_port)?;
-    let mut config = RedisConfig::tcp(host, port);
-    (config.username, config.password) = parse_credentials(credentials)?;
-    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    if query.is_some() {
-        return Err("there is a question mark; the URL takes no options, they are set on RedisConfig".to_owned());
-    }
-    config.database = match path.strip_prefix('/').unwrap_or(path) {
-        "" => 0,
-        number => parse_database(number)?,
-    };
-    Ok(config)
+    Ok(Address { host: host.to_owned(), port: port.map_or(Ok(default), parse_port)? })
 }
 
 fn parse_unix(rest: &str) -> Result<RedisConfig, String> {
@@ -559,6 +742,11 @@ mod tests {
             ("unix:///run/redis.sock", "/run/redis.sock - - 0 Off"),
             ("redis+unix:///run/a%20b.sock?db=3", "/run/a b.sock - - 3 Off"),
             ("redis+unix://me:pw@/run/@.sock", "/run/@.sock me pw 0 Off"),
+            ("redis-cluster://h", "h:6379 - - 0 Off"),
+            ("redis-cluster://me:pw@a:1,[::1]:2,c/0", "a:1,[::1]:2,c:6379 me pw 0 Off"),
+            ("rediss-cluster://a:1", "a:1 - - 0 System"),
+            ("redis-sentinel://:pw@a,b:2/cache", "a:26379,b:2/cache - pw 0 Off"),
+            ("rediss-sentinel://a/my%20cache/3", "a:26379/my cache - - 3 System"),
         ];
         for (url, expected) in cases {
             assert_eq!(RedisConfig::url(url).map(|config| shown(&config)), Ok(expected.to_owned()), "{url}");
@@ -571,8 +759,17 @@ mod tests {
             ("", "no scheme"),
             ("127.0.0.1:6379", "write redis://host:port"),
             ("http://h", "the scheme is \"http\""),
-            ("redis-cluster://h", "not yet supported"),
-            ("rediss-sentinel://h", "not yet supported"),
+            ("redis-cluster://", "the host is missing"),
+            ("redis-cluster://a,,b", "the host is missing"),
+            ("redis-cluster://a:1,b:x", "the port is \"x\""),
+            ("redis-cluster://h/1", "a cluster has database 0 only"),
+            ("rediss-cluster://h?x", "takes no options"),
+            ("rediss-sentinel://h", "the service is missing"),
+            ("redis-sentinel://h/", "the service is missing"),
+            ("redis-sentinel:///cache", "the host is missing"),
+            ("redis-sentinel://h/cache/x", "the database is \"x\""),
+            ("redis-sentinel://h/cache?x", "takes no options"),
+            ("redis-sentinel://h/ca%che", "the service holds a %"),
             ("redis://", "the host is missing"),
             ("redis:///1", "the host is missing"),
             ("redis://:6379", "the host is missing"),
@@ -630,7 +827,8 @@ mod tests {
 
     #[test]
     fn the_environment_is_read() {
-        let cases: [(&[(&str, &str)], &str); 7] = [
+        let cases: [(&[(&str, &str)], &str); 8] = [
+            (&[("REDIS_URL", "redis-cluster://a,b"), ("REDIS_PASSWORD", "p")], "a:6379,b:6379 - p 0 Off"),
             (&[("REDIS_URL", "redis://a:1")], "a:1 - - 0 Off"),
             (&[("REDIS_URL", "redis://a:1"), ("REDIS_HOST", "b"), ("REDIS_PORT", "x")], "a:1 - - 0 Off"),
             (&[("REDIS_URL", "redis://u:p@a"), ("REDIS_PASSWORD", "q")], "a:6379 u p 0 Off"),
@@ -642,6 +840,18 @@ mod tests {
         for (variables, expected) in cases {
             assert_eq!(from(variables).map(|config| shown(&config)), Ok(expected.to_owned()), "{variables:?}");
         }
+    }
+
+    #[test]
+    fn sentinels_have_a_password_of_their_own() {
+        let url = ("REDIS_URL", "redis-sentinel://:p@a/cache");
+        let config = from(&[url, ("REDIS_SENTINEL_USERNAME", "s"), ("REDIS_SENTINEL_PASSWORD", "s3cret")]);
+        let config = config.expect("an environment");
+        assert_eq!(config.sentinel_username.as_deref(), Some("s"));
+        assert_eq!(config.sentinel_password.as_ref().map(Secret::expose), Some("s3cret"));
+        assert_eq!(shown(&config), "a:26379/cache - p 0 Off");
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert_eq!(from(&[url]).expect("an environment").sentinel_password, None);
     }
 
     #[test]
@@ -671,6 +881,12 @@ mod tests {
             (config().username("u"), "password"),
             (RedisConfig::unix("/s").tls(), "tls"),
             (RedisConfig::tcp("", 1), "host"),
+            (RedisConfig::cluster([("", 1)]), "host"),
+            (RedisConfig::cluster(Vec::<(String, u16)>::new()), "cluster"),
+            (RedisConfig::cluster([("h", 1)]).database(1), "database"),
+            (RedisConfig::sentinel(Vec::<(String, u16)>::new(), "s"), "sentinel"),
+            (RedisConfig::sentinel([("h", 1)], ""), "service"),
+            (RedisConfig::sentinel([("h", 1)], "s").sentinel_username("u"), "sentinel_password"),
         ];
         for (config, setting) in cases {
             assert_eq!(config.check().map_err(|error| error.setting), Err(setting));

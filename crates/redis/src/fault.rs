@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Server(String),
     /// The reply belongs to another command.
     Foreign,
+    /// The sentinels know nothing of the service.
+    Unnamed(String),
 }
 
 /// Error codes that say that Redis is there, and not ready.
@@ -39,7 +41,7 @@ impl Fault {
     /// Whether it says that the connection, or the server as a whole, is ill.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
-            Self::Down | Self::Timeout | Self::Connection(_) | Self::Foreign => true,
+            Self::Down | Self::Timeout | Self::Connection(_) | Self::Foreign | Self::Unnamed(_) => true,
             Self::Server(_) => self.code().is_some_and(|code| NOT_READY.contains(&code)),
         }
     }
@@ -53,7 +55,7 @@ impl From<Fault> for StoreError {
             Fault::Timeout => Self::Timeout,
             Fault::Down => Self::Unavailable("not connected".to_owned()),
             Fault::Foreign => Self::Unavailable("foreign reply".to_owned()),
-            Fault::Connection(why) => Self::Unavailable(why),
+            Fault::Connection(why) | Fault::Unnamed(why) => Self::Unavailable(why),
             Fault::Server(reply) if outage => Self::Unavailable(reply),
             Fault::Server(reply) if out_of_memory => Self::OutOfMemory(reply),
             Fault::Server(reply) => Self::Refused(reply),

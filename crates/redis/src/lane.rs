@@ -2,17 +2,17 @@
 //! keeps it up.
 
 use crate::{
-    client::{self, Client, Event, Link, Messages, Patience, Reply},
+    client::{self, Client, Dialer, Event, Link, Messages, Patience, Reply},
     clock::Clock,
+    config::Server,
     fault::Fault,
     measures::Measures,
 };
 use bytes::Bytes;
-use larder::store::StoreError;
 use std::{
     sync::{
-        Arc, LazyLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, LazyLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -30,6 +30,8 @@ const LOOKS_PER_BEAT: u32 = 4;
 const FAILING_LIMIT: u64 = 1_500;
 /// The least time between two times that a connection is made anew for a reason of ours.
 const FORCED_SPACING: Duration = Duration::from_secs(3);
+/// How many commands in a row may run out of time before a server of a cluster is not asked for a while.
+const STRIKES: u32 = 5;
 /// The longest pause between two attempts to connect at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -41,43 +43,79 @@ static DIGEST: LazyLock<String> = LazyLock::new(|| client::digest(SCRIPT));
 /// A connection for one kind of traffic.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    client: Client,
+    dialer: Arc<Dialer>,
+    /// What it leads to, as soon as that is known; it may change.
+    place: Arc<Place>,
+    client: RwLock<Option<Client>>,
     /// Which kind of traffic, for the log.
     role: &'static str,
-    /// Host and port, or the socket's path, for the log.
-    server: String,
     open: AtomicBool,
     /// Since when nothing has succeeded, in milliseconds since `started`; zero when it does.
     failing_since: AtomicU64,
+    /// Commands in a row that ran out of time, where the lane itself has to spare others from waiting.
+    strikes: Option<AtomicU32>,
     started: Instant,
     /// Set when the connection is to be made anew.
     suspect: Notify,
+    /// Told when there is no connection any more, or one to a server that is not the right one.
+    alarm: Arc<Notify>,
     /// How often a connection was made.
     made: watch::Sender<u64>,
     clock: Option<Arc<Clock>>,
+    /// Whether the server is the one whose time counts.
+    keeps_time: AtomicBool,
     measures: Arc<Measures>,
 }
 
+/// Where a lane leads.
+pub(crate) type Place = watch::Sender<Option<Server>>;
+
+/// How a server is asked for a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Plain,
+    /// As one that is about to take over the slot.
+    Asking,
+}
+
 impl Lane {
-    pub(crate) fn new(
-        client: Client,
-        role: &'static str,
-        server: String,
-        clock: Option<Arc<Clock>>,
-        measures: Arc<Measures>,
-    ) -> Self {
+    pub(crate) fn new(dialer: Arc<Dialer>, place: Arc<Place>, role: &'static str, measures: Arc<Measures>) -> Self {
         Self {
-            client,
+            dialer,
+            place,
+            client: RwLock::default(),
             role,
-            server,
             open: AtomicBool::new(false),
             failing_since: AtomicU64::new(0),
+            strikes: None,
             started: Instant::now(),
             suspect: Notify::new(),
+            alarm: Arc::default(),
             made: watch::Sender::new(0),
-            clock,
+            clock: None,
+            keeps_time: AtomicBool::new(true),
             measures,
         }
+    }
+
+    /// Sets the clock by what the server tells.
+    pub(crate) fn setting(self, clock: Arc<Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    /// Tells of it when there is no connection any more, or one to a server that is not the right one.
+    pub(crate) fn alarming(self, alarm: Arc<Notify>) -> Self {
+        Self { alarm, ..self }
+    }
+
+    /// Shuts by itself when the server does not answer in time: no breaker stands before it.
+    pub(crate) fn sparing(self) -> Self {
+        Self { strikes: Some(AtomicU32::new(0)), ..self }
+    }
+
+    /// Whether it is the server's time that counts.
+    pub(crate) fn keep_time(&self, keeps: bool) {
+        self.keeps_time.store(keeps, Ordering::Relaxed);
     }
 
     /// Whether there is a connection, as far as is known.
@@ -85,13 +123,20 @@ impl Lane {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Refuses what would only queue up, while there is no connection.
-    pub(crate) fn admits(&self) -> Result<(), StoreError> {
-        if self.is_open() { Ok(()) } else { Err(Fault::Down.into()) }
+    /// Host and port, or the socket's path, for the log.
+    pub(crate) fn server(&self) -> String {
+        self.place.borrow().as_ref().map_or_else(|| "(not known yet)".to_owned(), ToString::to_string)
     }
 
-    pub(crate) fn server(&self) -> &str {
-        &self.server
+    /// The connection, if one may be used.
+    fn client(&self) -> Result<Client, Fault> {
+        if self.is_open() { self.any_client() } else { Err(Fault::Down) }
+    }
+
+    /// The connection, whatever is known about it.
+    fn any_client(&self) -> Result<Client, Fault> {
+        // It is never half changed.
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Fault::Down)
     }
 
     /// Counts the connections that were made.
@@ -101,37 +146,29 @@ impl Lane {
 
     /// Reads a key, unless there is no connection.
     pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
-        if !self.is_open() {
-            return Err(Fault::Down);
-        }
-        let result = self.client.get(key).await;
+        let result = self.client()?.get(key).await;
         self.note(&result);
         result
     }
 
     /// Reads many keys, unless there is no connection.
     pub(crate) async fn get_all(&self, keys: Vec<Bytes>) -> Result<Vec<Reply>, Fault> {
-        if !self.is_open() {
-            return Err(Fault::Down);
-        }
-        let result = self.client.get_all(keys).await;
+        let result = self.client()?.get_all(keys).await;
         self.note(&result);
         result
     }
 
     /// Asks for the messages of a channel, unless there is no connection: then whoever wants them asks again when there is.
     pub(crate) async fn subscribe(&self, channel: String) {
-        if !self.is_open() {
-            return;
-        }
-        if let Err(fault) = self.client.subscribe(channel.clone()).await {
-            tracing::warn!(server = self.server, channel, ?fault, "cannot subscribe; what is not heard is asked for");
+        let Ok(client) = self.client() else { return };
+        if let Err(fault) = client.subscribe(channel.clone()).await {
+            tracing::warn!(server = self.server(), channel, ?fault, "cannot subscribe; what is not heard is asked for");
         }
     }
 
-    /// What comes on the channels that were asked for.
+    /// What comes on the channels that were asked for, as long as [`connections`](Self::connections) stays the same.
     pub(crate) fn messages(&self) -> Messages {
-        self.client.messages()
+        self.any_client().map_or_else(|_| Messages::none(), |client| client.messages())
     }
 
     /// Sends a command, unless there is no connection.
@@ -142,10 +179,24 @@ impl Lane {
         key: Option<usize>,
         arguments: Vec<Bytes>,
     ) -> Result<Reply, Fault> {
-        if !self.is_open() {
-            return Err(Fault::Down);
+        let result = self.client()?.call(patience, command, key, arguments).await;
+        self.note(&result);
+        result
+    }
+
+    /// Sends a command whose key is the argument at `key` in the manner of the cluster.
+    pub(crate) async fn call_in(
+        &self,
+        manner: Manner,
+        patience: Patience,
+        command: &'static str,
+        key: usize,
+        arguments: Vec<Bytes>,
+    ) -> Result<Reply, Fault> {
+        if manner == Manner::Plain {
+            return self.call(patience, command, Some(key), arguments).await;
         }
-        let result = self.client.call(patience, command, key, arguments).await;
+        let result = self.client()?.call_asking(patience, command, arguments).await;
         self.note(&result);
         result
     }
@@ -153,6 +204,7 @@ impl Lane {
     /// Runs an operation of the script, whose reply is checked to be the one to this call.
     pub(crate) async fn run(
         &self,
+        manner: Manner,
         patience: Patience,
         operation: &'static str,
         keys: &[&str],
@@ -169,8 +221,8 @@ impl Lane {
             words.extend_from_slice(arguments);
             words
         };
-        let reply = match self.call(patience, "EVALSHA", Some(2), words(&DIGEST)).await {
-            Err(fault) if fault.is("NOSCRIPT") => self.call(patience, "EVAL", Some(2), words(SCRIPT)).await?,
+        let reply = match self.call_in(manner, patience, "EVALSHA", 2, words(&DIGEST)).await {
+            Err(fault) if fault.is("NOSCRIPT") => self.call_in(manner, patience, "EVAL", 2, words(SCRIPT)).await?,
             reply => reply?,
         };
         let mut parts = reply.into_array().unwrap_or_default();
@@ -193,10 +245,25 @@ impl Lane {
             Err(Fault::Timeout | Fault::Connection(_)) => {
                 let now = self.elapsed().max(1);
                 let _ = self.failing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                self.strike();
             }
-            Err(fault) if fault.is("READONLY") => self.suspect.notify_one(),
+            Err(fault) if fault.is("READONLY") => {
+                self.suspect.notify_one();
+                self.alarm.notify_one();
+            }
             _ if self.failing_since.load(Ordering::Relaxed) == 0 => {}
-            _ => self.failing_since.store(0, Ordering::Relaxed),
+            _ => {
+                self.failing_since.store(0, Ordering::Relaxed);
+                self.strikes.iter().for_each(|strikes| strikes.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
+    fn strike(&self) {
+        if let Some(strikes) = &self.strikes
+            && strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES
+        {
+            self.shut("it does not answer in time");
         }
     }
 
@@ -208,33 +275,51 @@ impl Lane {
     pub(crate) async fn keep_up(self: Arc<Self>, first: oneshot::Sender<Result<(), Fault>>) {
         let (mut first, mut told) = (Some(first), None);
         let mut pause = Pause::default();
+        let mut places = self.place.subscribe();
         loop {
-            match self.client.connect().await {
+            let Some(server) = places.borrow_and_update().clone() else {
+                // The lane itself holds the other end.
+                let _ = places.changed().await;
+                continue;
+            };
+            match self.dial(&server).await {
                 Ok(link) => {
                     (pause, told) = (Pause::default(), None);
                     self.welcome().await;
                     if let Some(first) = first.take() {
                         let _ = first.send(Ok(()));
                     }
-                    self.follow(link).await;
+                    self.follow(link, &mut places).await;
                 }
                 Err(fault) => {
                     if told.as_ref() != Some(&fault) {
-                        let (server, role) = (&self.server, self.role);
+                        let (server, role) = (server.to_string(), self.role);
                         tracing::warn!(server, role, ?fault, "cannot connect to Redis; trying on in the background");
                         told = Some(fault.clone());
                     }
                     if let Some(first) = first.take() {
                         let _ = first.send(Err(fault));
                     }
+                    self.alarm.notify_one();
                 }
             }
-            sleep(pause.next()).await;
+            tokio::select! {
+                () = sleep(pause.next()) => {}
+                _ = places.changed() => places.mark_changed(),
+            }
         }
     }
 
-    /// Follows a connection until it is given up.
-    async fn follow(&self, mut link: Link) {
+    async fn dial(&self, server: &Server) -> Result<Link, Fault> {
+        let client = self.dialer.client(server).map_err(|error| Fault::Connection(error.to_string()))?;
+        let link = client.connect().await?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        Ok(link)
+    }
+
+    /// Follows a connection until it is given up, or is to lead elsewhere.
+    async fn follow(&self, mut link: Link, places: &mut watch::Receiver<Option<Server>>) {
+        let Ok(client) = self.any_client() else { return };
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0_u32;
@@ -248,7 +333,7 @@ impl Lane {
                         self.shut(&format!("{fault:?}"));
                         if !told && ["NOAUTH", "WRONGPASS"].iter().any(|code| fault.is(code)) {
                             told = true;
-                            tracing::error!(server = self.server, role = self.role, ?fault, "Redis refuses to sign in");
+                            tracing::error!(server = self.server(), role = self.role, ?fault, "Redis refuses to sign in");
                         }
                     }
                     Event::Made => {
@@ -257,10 +342,14 @@ impl Lane {
                     }
                     Event::Ended => return self.shut("the client gave up"),
                 },
+                _ = places.changed() => {
+                    places.mark_changed();
+                    return self.shut("it is to lead elsewhere");
+                }
                 () = self.suspect.notified() => suspected = true,
                 _ = looks.tick() => {
                     count = count.wrapping_add(1);
-                    match (self.is_open(), self.client.is_connected()) {
+                    match (self.is_open(), client.is_connected()) {
                         (true, false) => self.shut("the client is not connected"),
                         (false, true) => self.welcome().await,
                         (true, true) if count.is_multiple_of(LOOKS_PER_BEAT) => _ = self.beat().await,
@@ -271,17 +360,18 @@ impl Lane {
             let since = self.failing_since.load(Ordering::Relaxed);
             let failing = since != 0 && self.elapsed().saturating_sub(since) > FAILING_LIMIT;
             let spaced = forced.is_none_or(|forced| forced.elapsed() >= FORCED_SPACING);
-            // While there is none, one is being made already.
-            if (failing || suspected) && spaced && self.is_open() {
+            // While there is none, one is being made already; what only is not asked may be one that leads nowhere.
+            let is_there = self.is_open() || self.strikes.is_some() && client.is_connected();
+            if (failing || suspected) && spaced && is_there {
                 tracing::warn!(
-                    server = self.server,
+                    server = self.server(),
                     role = self.role,
                     reason = if failing { "nothing succeeds" } else { "a reply cannot be trusted, or is READONLY" },
                     "making the connection to Redis anew"
                 );
                 (forced, suspected) = (Some(Instant::now()), false);
                 self.failing_since.store(0, Ordering::Relaxed);
-                self.force();
+                self.force(client.clone());
                 if failing {
                     // fred still believes in it for half a second, in which every request would wait in vain.
                     self.shut("nothing succeeds");
@@ -291,16 +381,20 @@ impl Lane {
     }
 
     /// Makes the connection anew, without waiting for that: it may take as long as an outage does.
-    fn force(&self) {
-        let client = self.client.clone();
+    fn force(&self, client: Client) {
         tokio::spawn(async move { client.reconnect().await });
     }
 
     /// Opens the gate, once a connection that was made has answered.
     async fn welcome(&self) {
-        if self.beat().await && !self.open.swap(true, Ordering::Relaxed) {
+        let asked = Instant::now();
+        let answers = self.beat().await;
+        // What would be too slow for those who wait is not asked again before it answers faster.
+        let fast = self.strikes.is_none() || asked.elapsed() <= self.dialer.read_timeout();
+        if answers && fast && !self.open.swap(true, Ordering::Relaxed) {
             self.failing_since.store(0, Ordering::Relaxed);
-            tracing::info!(server = self.server, role = self.role, "connected to Redis");
+            self.strikes.iter().for_each(|strikes| strikes.store(0, Ordering::Relaxed));
+            tracing::info!(server = self.server(), role = self.role, "connected to Redis");
         }
         if self.is_open() {
             self.made.send_modify(|made| *made += 1);
@@ -309,16 +403,29 @@ impl Lane {
 
     fn shut(&self, why: &str) {
         if self.open.swap(false, Ordering::Relaxed) {
-            tracing::warn!(server = self.server, role = self.role, why, "lost the connection to Redis");
+            tracing::warn!(server = self.server(), role = self.role, why, "lost the connection to Redis");
+            self.alarm.notify_one();
         } else {
-            tracing::debug!(server = self.server, role = self.role, why, "still not connected to Redis");
+            tracing::debug!(server = self.server(), role = self.role, why, "still not connected to Redis");
+        }
+    }
+
+    /// Warns of servers that show different times: when the one that keeps it fails, the time jumps by so much.
+    fn compare_time(&self, clock: &Clock, time: u64) {
+        if let Some(ahead_ms) = clock.compare(time) {
+            tracing::warn!(
+                server = self.server(),
+                ahead_ms,
+                "the clocks of this server and of the one that keeps the cluster's time differ"
+            );
         }
     }
 
     /// Asks for a sign of life, which must be the answer to this very question, and for the time.
     async fn beat(&self) -> bool {
         let token = Bytes::from(format!("{:032x}", fastrand::u128(..)));
-        let pong = self.client.call(Patience::Check, "PING", None, vec![token.clone()]).await;
+        let Ok(client) = self.any_client() else { return false };
+        let pong = client.call(Patience::Check, "PING", None, vec![token.clone()]).await;
         self.note(&pong);
         match pong {
             Ok(Reply::Bytes(echo)) if echo == token => {}
@@ -330,19 +437,22 @@ impl Lane {
             }
             Err(_) => return false,
         }
-        self.learn_time().await;
+        self.learn_time(&client).await;
         true
     }
 
-    async fn learn_time(&self) {
+    async fn learn_time(&self, client: &Client) {
         let Some(clock) = &self.clock else { return };
         let asked = Instant::now();
-        let reply = self.client.call(Patience::Check, "TIME", None, Vec::new()).await;
+        let reply = client.call(Patience::Check, "TIME", None, Vec::new()).await;
         let answered = Instant::now();
         let Some(time) = reply.ok().and_then(millis) else { return };
+        if !self.keeps_time.load(Ordering::Relaxed) && clock.is_set() {
+            return self.compare_time(clock, time);
+        }
         if let Some(ahead_ms) = clock.learn(time, asked, answered) {
             tracing::warn!(
-                server = self.server,
+                server = self.server(),
                 ahead_ms,
                 "this machine's clock and that of Redis differ; larder goes by that of Redis"
             );

@@ -9,7 +9,7 @@ use crate::{
     client::{Patience, Reply},
     config::{Recovery, RedisConfig},
     fault::Fault,
-    lane::Lane,
+    lanes::Lanes,
     pending::Pending,
     wake::Wakes,
 };
@@ -40,7 +40,7 @@ const MOST_TAGS: usize = 1 << 16;
 
 /// The logs of a store's namespaces.
 pub(crate) struct Logs {
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
     wakes: Arc<Wakes>,
     runtime: Handle,
     /// What tells the messages of this process from others'.
@@ -55,7 +55,7 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn new(
         config: &RedisConfig,
-        lane: Arc<Lane>,
+        lanes: Arc<Lanes>,
         wakes: Arc<Wakes>,
         pending: Arc<Pending>,
         runtime: Handle,
@@ -63,7 +63,7 @@ impl Logs {
         let sender = format!("{:016x}", fastrand::u64(..));
         let (recovery, outage_after) = (config.recovery, config.outage_after);
         let (known, tasks) = (RwLock::default(), Mutex::default());
-        Self { lane, wakes, runtime, sender, recovery, outage_after, pending, known, tasks }
+        Self { lanes, wakes, runtime, sender, recovery, outage_after, pending, known, tasks }
     }
 
     /// The log of a namespace, which is followed from now on.
@@ -95,7 +95,7 @@ impl Drop for Logs {
 /// The log of one namespace, and what this process knows of it.
 pub(crate) struct Log {
     name: String,
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
     sender: String,
     recovery: Recovery,
     outage_after: Duration,
@@ -218,7 +218,7 @@ impl Log {
         Self {
             channel: format!("{{{name}}}:told"),
             name: name.to_owned(),
-            lane: logs.lane.clone(),
+            lanes: logs.lanes.clone(),
             sender: logs.sender.clone(),
             recovery: logs.recovery,
             outage_after: logs.outage_after,
@@ -467,7 +467,7 @@ impl Log {
         arguments: &[Bytes],
     ) -> Result<Vec<String>, Fault> {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let answer = self.lane.run(patience, operation, &keys, arguments).await?;
+        let answer = self.lanes.run(patience, operation, &keys, arguments).await?;
         let words = answer.into_iter().next().and_then(Reply::into_array).unwrap_or_default().into_iter();
         let words = words.map(|word| String::from_utf8(word.into_bytes()?.into()).ok());
         words.collect::<Option<Vec<_>>>().ok_or_else(unexpected)

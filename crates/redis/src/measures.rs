@@ -1,5 +1,6 @@
 //! What is measured, through the `metrics` facade.
 
+use crate::lane::Manner;
 use larder::store::StoreError;
 use metrics::{Counter, Histogram, counter, histogram};
 use std::{sync::OnceLock, time::Instant};
@@ -30,6 +31,8 @@ struct Handles {
     durations: [Histogram; OPERATIONS.len()],
     errors: [[Counter; CLASSES.len()]; OPERATIONS.len()],
     foreign: Counter,
+    moved: Counter,
+    asked: Counter,
 }
 
 impl std::fmt::Debug for Handles {
@@ -59,12 +62,22 @@ impl Measures {
         self.handles().foreign.increment(1);
     }
 
+    /// Takes note that a server of a cluster sent a command elsewhere.
+    pub(crate) fn redirected(&self, manner: Manner) {
+        match manner {
+            Manner::Plain => self.handles().moved.increment(1),
+            Manner::Asking => self.handles().asked.increment(1),
+        }
+    }
+
     fn handles(&self) -> &Handles {
         self.0.get_or_init(|| Handles {
             durations: OPERATIONS.map(|op| histogram!("larder.redis.duration", "op" => op)),
             errors: OPERATIONS
                 .map(|op| CLASSES.map(|class| counter!("larder.redis.errors", "op" => op, "class" => class))),
             foreign: counter!("larder.redis.foreign_replies"),
+            moved: counter!("larder.redis.redirects", "kind" => "moved"),
+            asked: counter!("larder.redis.redirects", "kind" => "ask"),
         })
     }
 }

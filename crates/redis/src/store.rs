@@ -3,16 +3,17 @@
 use crate::{
     checkup,
     chunks::{LARGEST_WHOLE, Manifest},
-    client::{Client, Patience, Reply},
+    client::{Patience, Reply},
     clock::Clock,
     config::{ConfigError, ConnectError, RedisConfig},
     fault::Fault,
     lane::Lane,
+    lanes::Lanes,
     log::{LEASE, Logs},
     measures::{Measures, Operation},
     pending::Pending,
-    reads::Reads,
     sweep::Sweep,
+    topology::Topology,
     wake::{self, Wakes},
 };
 use bytes::{Bytes, BytesMut};
@@ -68,6 +69,8 @@ pub struct RedisStore {
 
 struct Shared {
     core: Arc<Core>,
+    /// What it connects to, for the log.
+    server: String,
     wakes: Arc<Wakes>,
     /// How often the store had connected when that was last reported.
     reported: AtomicU64,
@@ -80,11 +83,9 @@ struct Shared {
 /// What the operations need that run in tasks of their own.
 struct Core {
     /// For everything that is small.
-    data: Arc<Lane>,
-    /// What is read on it.
-    reads: Arc<Reads>,
+    data: Arc<Lanes>,
     /// For the chunks of large entries, behind which nothing small is to wait.
-    bulk: Arc<Lane>,
+    bulk: Arc<Lanes>,
     clock: Arc<Clock>,
     logs: Logs,
     /// Purges that are yet to be done.
@@ -133,26 +134,12 @@ impl RedisStore {
 
     async fn start(config: &RedisConfig) -> Result<Self, ConnectError> {
         config.check()?;
-        let server = config.target.to_string();
         let clock = Arc::new(Clock::new(config.wall_clock_shift));
         let measures = Arc::new(Measures::default());
-        let lane = |role, clock| {
-            let client = Client::new(config)?;
-            Ok::<_, ConfigError>(Arc::new(Lane::new(client, role, server.clone(), clock, Arc::clone(&measures))))
-        };
-        let data = lane("data", Some(Arc::clone(&clock)))?;
-        let bulk = lane("bulk", None)?;
-        let wakes = Arc::new(Wakes::new(lane("wake", None)?, Handle::current()));
-        let (data_first, data_outcome) = oneshot::channel();
-        let (bulk_first, bulk_outcome) = oneshot::channel();
+        let Topology { data, bulk, wake, tasks: mut background, first } = Topology::new(config, &clock, &measures)?;
+        let wakes = Arc::new(Wakes::new(wake, Handle::current()));
         let pending = Arc::new(Pending::default());
-        let mut background = vec![
-            tokio::spawn(check_up(Arc::clone(&data))).abort_handle(),
-            tokio::spawn(Arc::clone(&data).keep_up(data_first)).abort_handle(),
-            tokio::spawn(Arc::clone(&bulk).keep_up(bulk_first)).abort_handle(),
-        ];
         let core = Core {
-            reads: Reads::new(Arc::clone(&data), Handle::current()),
             logs: Logs::new(config, Arc::clone(&data), Arc::clone(&wakes), Arc::clone(&pending), Handle::current()),
             pending,
             defers: config.defer_purges,
@@ -168,18 +155,15 @@ impl RedisStore {
         background.push(tokio::spawn(catch_up(Arc::downgrade(&core))).abort_handle());
         let shared = Shared {
             core,
+            server: config.target.to_string(),
             wakes,
             reported: AtomicU64::new(0),
             known_key: OnceLock::new(),
             runtime: Handle::current(),
             background,
         };
-        let outcome = timeout(CONNECT_PATIENCE, async {
-            let (data, _) = tokio::join!(data_outcome, bulk_outcome);
-            data
-        });
-        if let Ok(Ok(Err(fault))) = outcome.await {
-            refusal(&fault, &server)?;
+        if let Ok(Err(fault)) = timeout(CONNECT_PATIENCE, first).await {
+            refusal(&fault, &shared.server)?;
         }
         let made = *shared.core.data.connections().borrow();
         shared.reported.store(made, Ordering::Relaxed);
@@ -370,12 +354,16 @@ impl Store for RedisStore {
         // The lane lives as long as the store, so there is always something to wait for.
         self.shared.reported.fetch_max(made.unwrap_or_default(), Ordering::Relaxed);
     }
+
+    fn is_divided(&self) -> bool {
+        self.shared.core.data.is_divided()
+    }
 }
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let data = &self.shared.core.data;
-        f.debug_struct("RedisStore").field("server", &data.server()).field("connected", &data.is_open()).finish()
+        f.debug_struct("RedisStore").field("server", &self.shared.server).field("connected", &data.is_open()).finish()
     }
 }
 
@@ -455,12 +443,12 @@ impl Core {
 
     async fn get(&self, name: &str) -> Result<Found, Fault> {
         let key = Bytes::copy_from_slice(name.as_bytes());
-        let bytes = match self.reads.get(key).await {
+        let bytes = match self.data.get(key).await {
             Ok(Reply::Bytes(bytes)) => bytes,
             Ok(Reply::Nil) => return Ok(Found::Absent),
             Err(fault) if fault.is("WRONGTYPE") => return Ok(Found::Unreadable(Unreadable::Foreign)),
             Ok(_) | Err(Fault::Foreign) => {
-                self.data.foreign();
+                self.data.foreign(name);
                 return Ok(Found::Unreadable(Unreadable::OtherKey));
             }
             Err(fault) => return Err(fault),
@@ -469,7 +457,7 @@ impl Core {
             Ok(entry) => Found::Entry(Arc::new(entry), Copied::Far),
             Err(unreadable) => {
                 if unreadable == Unreadable::OtherKey {
-                    self.data.foreign();
+                    self.data.foreign(name);
                 }
                 Found::Unreadable(unreadable)
             }
@@ -524,7 +512,7 @@ impl Core {
             Err(fault) => return Err(fault),
         };
         if piece == Err(Unreadable::OtherKey) {
-            self.bulk.foreign();
+            self.bulk.foreign(name);
             // The entry itself is this key's; what it lacks is a chunk.
             return Ok(Err(Unreadable::Truncated));
         }
@@ -611,7 +599,7 @@ impl Core {
             }
             let key = Bytes::from(manifest.chunk_name(name, index));
             let arguments = vec![key, manifest.cut(entry, index), Bytes::from_static(b"PX"), life.clone()];
-            self.bulk.call(Patience::Write, "SET", Some(0), arguments).await.map(drop)
+            self.bulk.call(Patience::Write, "SET", 0, arguments).await.map(drop)
         };
         for first in (0..manifest.chunks).step_by(ABREAST as usize) {
             let ahead = |ahead| chunk(first.saturating_add(ahead));
@@ -706,7 +694,7 @@ impl Core {
     }
 
     fn sweep<'s>(&'s self, namespace: &'s Namespace, pattern: &'s Pattern) -> Sweep<'s> {
-        Sweep { lane: &self.bulk, namespace, pattern, rate: self.scan_rate }
+        Sweep { lanes: &self.bulk, namespace, pattern, rate: self.scan_rate }
     }
 
     async fn mark(
@@ -728,12 +716,28 @@ impl Core {
 
     async fn purge_key(&self, place: &Place, is_soft: bool) -> Result<u64, StoreError> {
         let mode = Bytes::from_static(if is_soft { b"soft" } else { b"hard" });
-        let answer = self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[mode]).await?;
+        let answer = match self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[mode]).await {
+            Err(fault) if fault.is("TRYAGAIN") => return Ok(self.purge_key_by_key(place).await?),
+            answer => answer?,
+        };
         match word(answer.into_iter().next())?.as_ref() {
             b"had" => Ok(1),
             b"none" => Ok(0),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Purges a resource of which a cluster has moved one key to another server, and not yet the rest: no script runs there.
+    ///
+    /// The tickets first: no fill that was in flight is stored after that, and what was stored before goes with the entry.
+    async fn purge_key_by_key(&self, place: &Place) -> Result<u64, Fault> {
+        let unlink = async |key: &str| {
+            let key = Bytes::copy_from_slice(key.as_bytes());
+            self.data.call(Patience::Purge, "UNLINK", 0, vec![key]).await
+        };
+        unlink(&place.tickets).await?;
+        let had = unlink(&place.base).await? == Reply::Number(1);
+        Ok(u64::from(had))
     }
 
     async fn supersede(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
@@ -748,8 +752,8 @@ impl Core {
 
     async fn probe(&self, key: Option<&String>) -> Result<(), Fault> {
         let token = Bytes::from(fastrand::u64(..).to_string());
-        if self.data.call(Patience::Read, "PING", None, vec![token.clone()]).await? != Reply::Bytes(token) {
-            self.data.foreign();
+        if self.data.call_any(Patience::Read, "PING", vec![token.clone()]).await? != Reply::Bytes(token) {
+            self.data.foreign("");
             return Err(Fault::Foreign);
         }
         if let Some(key) = key {
@@ -803,6 +807,14 @@ fn refusal(fault: &Fault, server: &str) -> Result<(), ConnectError> {
         Fault::Connection(reason) if reason.contains("InvalidCertificate") => {
             Err(ConnectError::Certificate { server, reason: reason.clone() })
         }
+        Fault::Server(reply) if reply.contains("cluster support disabled") => {
+            let problem = format!("{server} is one server and no cluster; write redis://host:port");
+            Err(ConfigError { setting: "cluster", problem }.into())
+        }
+        Fault::Unnamed(problem) => {
+            let problem = format!("{problem}; it must be the name in their `sentinel monitor`");
+            Err(ConfigError { setting: "service", problem }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -835,7 +847,7 @@ async fn catch_up(core: Weak<Core>) {
 }
 
 /// Warns once of what is wrong with the server, as far as the user may see it.
-async fn check_up(lane: Arc<Lane>) {
+pub(crate) async fn check_up(lane: Arc<Lane>) {
     let mut connections = lane.connections();
     if connections.wait_for(|made| *made > 0).await.is_err() {
         return;

@@ -9,6 +9,7 @@ use crate::{
     client::{Patience, Reply},
     fault::Fault,
     lane::Lane,
+    lanes::Lanes,
 };
 use bytes::Bytes;
 use larder::semantics::{Namespace, Pattern};
@@ -25,7 +26,7 @@ const PASSES: usize = 2;
 
 /// Goes through the keys of one namespace and version.
 pub(crate) struct Sweep<'s> {
-    pub(crate) lane: &'s Lane,
+    pub(crate) lanes: &'s Lanes,
     pub(crate) namespace: &'s Namespace,
     pub(crate) pattern: &'s Pattern,
     /// The most keys that are looked at in a second.
@@ -35,11 +36,14 @@ pub(crate) struct Sweep<'s> {
 impl Sweep<'_> {
     /// How many resources a purge would reach.
     pub(crate) async fn count(&self) -> Result<u64, Fault> {
-        let (mut resources, mut pass) = (HashSet::new(), Some(Bytes::from_static(b"0")));
-        while let Some(cursor) = pass {
-            let (next, names) = self.step(cursor).await?;
-            resources.extend(names.into_iter().filter(|name| is_base(name)));
-            pass = next;
+        let mut resources = HashSet::new();
+        for lane in self.lanes.each()? {
+            let mut pass = Some(Bytes::from_static(b"0"));
+            while let Some(cursor) = pass {
+                let (next, names) = self.step(&lane, cursor).await?;
+                resources.extend(names.into_iter().filter(|name| is_base(name)));
+                pass = next;
+            }
         }
         Ok(resources.len() as u64)
     }
@@ -48,12 +52,14 @@ impl Sweep<'_> {
     pub(crate) async fn purge(&self, is_soft: bool) -> Result<u64, Fault> {
         let mut resources = HashSet::new();
         for _ in 0..PASSES {
-            let mut pass = Some(Bytes::from_static(b"0"));
-            while let Some(cursor) = pass {
-                let (next, names) = self.step(cursor).await?;
-                self.reach(&names, is_soft).await?;
-                resources.extend(names.into_iter().filter(|name| is_base(name)));
-                pass = next;
+            for lane in self.lanes.each()? {
+                let mut pass = Some(Bytes::from_static(b"0"));
+                while let Some(cursor) = pass {
+                    let (next, names) = self.step(&lane, cursor).await?;
+                    self.reach(&names, is_soft).await?;
+                    resources.extend(names.into_iter().filter(|name| is_base(name)));
+                    pass = next;
+                }
             }
             let (namespace, reached) = (self.namespace.name(), resources.len());
             tracing::debug!(namespace, pattern = %self.pattern, reached, "went through all keys");
@@ -72,7 +78,7 @@ impl Sweep<'_> {
             if keys.is_empty() {
                 return Ok(());
             }
-            return self.lane.call(Patience::Purge, "UNLINK", Some(0), keys).await.map(drop);
+            return self.lanes.unlink(keys).await;
         }
         let bases: HashSet<&str> = names.iter().filter_map(|name| base(name)).collect();
         for base in bases {
@@ -84,15 +90,15 @@ impl Sweep<'_> {
     async fn make_stale(&self, base: &str) -> Result<(), Fault> {
         let tickets = format!("{base}:t");
         let mode = Bytes::from_static(b"soft");
-        self.lane.run(Patience::Purge, "purge", &[&tickets, base], &[mode]).await.map(drop)
+        self.lanes.run(Patience::Purge, "purge", &[&tickets, base], &[mode]).await.map(drop)
     }
 
     /// Looks at some keys more; where to go on, if there are more, and those that match.
-    async fn step(&self, cursor: Bytes) -> Result<(Option<Bytes>, Vec<String>), Fault> {
+    async fn step(&self, lane: &Lane, cursor: Bytes) -> Result<(Option<Bytes>, Vec<String>), Fault> {
         let began = Instant::now();
         let (glob, step) = (Bytes::from(self.glob()), Bytes::from(STEP.to_string()));
         let arguments = vec![cursor, Bytes::from_static(b"MATCH"), glob, Bytes::from_static(b"COUNT"), step];
-        let reply = self.lane.call(Patience::Purge, "SCAN", None, arguments).await?;
+        let reply = lane.call(Patience::Purge, "SCAN", None, arguments).await?;
         let (next, names) = parse(reply).ok_or_else(unexpected)?;
         if next == "0" {
             return Ok((None, names));

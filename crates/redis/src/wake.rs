@@ -3,7 +3,11 @@
 //! A connection of its own, which is made when there is something to listen for. What is not heard is found a little later by
 //! asking, so nothing here is checked twice.
 
-use crate::{client::Heard, lane::Lane, log::Log};
+use crate::{
+    client::{Heard, Messages},
+    lane::Lane,
+    log::Log,
+};
 use larder::semantics::Namespace;
 use std::{
     collections::{HashMap, HashSet},
@@ -108,12 +112,14 @@ impl Shared {
                 heard = messages.next() => match heard {
                     Heard::Message { channel, text } => self.tell(&channel, &text),
                     Heard::Lagged => self.tell_all(),
-                    Heard::Ended => return,
+                    // The connection is given up; there will be another.
+                    Heard::Ended => messages = Messages::none(),
                 },
                 changed = connections.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    messages = self.lane.messages();
                     let channels: Vec<String> = self.state().channels.iter().cloned().collect();
                     for channel in channels {
                         self.lane.subscribe(channel).await;

@@ -1,0 +1,171 @@
+//! The connections for one kind of traffic: one to one server, or one to each master of a cluster.
+
+use crate::{
+    client::{Patience, Reply},
+    cluster::{Cluster, Route},
+    fault::Fault,
+    lane::{Lane, Manner},
+    reads::Reads,
+};
+use bytes::Bytes;
+use larder::store::StoreError;
+use std::sync::Arc;
+use tokio::{runtime::Handle, sync::watch};
+
+pub(crate) enum Lanes {
+    One { lane: Arc<Lane>, reads: Option<Arc<Reads>> },
+    Cluster { cluster: Arc<Cluster>, kind: Kind },
+}
+
+/// Which kind of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Whatever is small.
+    Data,
+    /// The chunks of large entries, behind which nothing small is to wait.
+    Bulk,
+}
+
+impl Lanes {
+    pub(crate) fn one(lane: Arc<Lane>, kind: Kind) -> Self {
+        // Chunks are there so that no reply is long.
+        let reads = (kind == Kind::Data).then(|| Reads::new(Arc::clone(&lane), Handle::current()));
+        Self::One { lane, reads }
+    }
+
+    /// Whether it leads to parts of which one may be down, and costs the others nothing.
+    pub(crate) fn is_divided(&self) -> bool {
+        matches!(self, Self::Cluster { .. })
+    }
+
+    /// Whether there is a connection, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::One { lane, .. } => lane.is_open(),
+            Self::Cluster { cluster, .. } => cluster.is_open(),
+        }
+    }
+
+    /// Refuses what would only queue up, while there is no connection at all.
+    pub(crate) fn admits(&self) -> Result<(), StoreError> {
+        if self.is_open() { Ok(()) } else { Err(Fault::Down.into()) }
+    }
+
+    /// Counts the connections that were made; in a cluster, the times that it was found changed.
+    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
+        match self {
+            Self::One { lane, .. } => lane.connections(),
+            Self::Cluster { cluster, .. } => cluster.changes(),
+        }
+    }
+
+    /// Reads a key, unless there is no connection. Small ones that are read at the same time are read together; from a cluster
+    /// they are not, because one command reads keys of one slot only. A key of another type reads as an error, or as none.
+    pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
+        let mut route = match self {
+            Self::One { reads: Some(reads), .. } => return reads.get(key).await,
+            Self::One { lane, reads: None } => return lane.get(key).await,
+            Self::Cluster { cluster, kind } => cluster.route(&key, *kind)?,
+        };
+        loop {
+            let reply = route.get(key.clone()).await;
+            if let Some(reply) = route.settle(reply).await {
+                return reply;
+            }
+        }
+    }
+
+    /// Sends a command whose key is the argument at `key`, unless there is no connection.
+    pub(crate) async fn call(
+        &self,
+        patience: Patience,
+        command: &'static str,
+        key: usize,
+        arguments: Vec<Bytes>,
+    ) -> Result<Reply, Fault> {
+        let mut route = match self {
+            Self::One { lane, .. } => return lane.call(patience, command, Some(key), arguments).await,
+            Self::Cluster { cluster, kind } => cluster.route(&arguments[key], *kind)?,
+        };
+        loop {
+            let reply = route.lane().call_in(route.manner(), patience, command, key, arguments.clone()).await;
+            if let Some(reply) = route.settle(reply).await {
+                return reply;
+            }
+        }
+    }
+
+    /// Sends a command that any server answers, unless there is no connection.
+    pub(crate) async fn call_any(
+        &self,
+        patience: Patience,
+        command: &'static str,
+        arguments: Vec<Bytes>,
+    ) -> Result<Reply, Fault> {
+        let lane = match self {
+            Self::One { lane, .. } => Arc::clone(lane),
+            Self::Cluster { cluster, kind } => cluster.any(*kind).ok_or(Fault::Down)?,
+        };
+        lane.call(patience, command, None, arguments).await
+    }
+
+    /// The connection to each server; an error, as long as one of them is not to be reached.
+    pub(crate) fn each(&self) -> Result<Vec<Arc<Lane>>, Fault> {
+        match self {
+            Self::One { lane, .. } => Ok(vec![Arc::clone(lane)]),
+            Self::Cluster { cluster, kind } => cluster.each(*kind),
+        }
+    }
+
+    /// Removes keys, wherever they are; of a cluster, one command names keys of one slot only.
+    pub(crate) async fn unlink(&self, keys: Vec<Bytes>) -> Result<(), Fault> {
+        if !self.is_divided() {
+            return self.call(Patience::Purge, "UNLINK", 0, keys).await.map(drop);
+        }
+        for key in keys {
+            self.call(Patience::Purge, "UNLINK", 0, vec![key]).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs an operation of the script, whose reply is checked to be the one to this call, on keys of one slot.
+    pub(crate) async fn run(
+        &self,
+        patience: Patience,
+        operation: &'static str,
+        keys: &[&str],
+        arguments: &[Bytes],
+    ) -> Result<Vec<Reply>, Fault> {
+        let mut route = match self {
+            Self::One { lane, .. } => return lane.run(Manner::Plain, patience, operation, keys, arguments).await,
+            Self::Cluster { cluster, kind } => cluster.route(keys[0].as_bytes(), *kind)?,
+        };
+        loop {
+            let reply = route.lane().run(route.manner(), patience, operation, keys, arguments).await;
+            if let Some(reply) = route.settle(reply).await {
+                return reply;
+            }
+        }
+    }
+
+    /// Takes note that what was read at `key` belongs to another command.
+    pub(crate) fn foreign(&self, key: &str) {
+        match self {
+            Self::One { lane, .. } => lane.foreign(),
+            Self::Cluster { cluster, kind } => {
+                if let Ok(route) = cluster.route(key.as_bytes(), *kind) {
+                    route.lane().foreign();
+                }
+            }
+        }
+    }
+}
+
+impl Route {
+    async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
+        match self.manner() {
+            Manner::Plain => self.lane().get(key).await,
+            Manner::Asking => self.lane().call_in(Manner::Asking, Patience::Read, "GET", 0, vec![key]).await,
+        }
+    }
+}

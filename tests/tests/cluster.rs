@@ -1,0 +1,348 @@
+//! The Redis store on a cluster: the contract, a master that dies or freezes, and slots that move while they are used.
+
+mod redis_entries;
+mod traffic;
+
+use bytes::Bytes;
+use larder::{
+    CacheLayer,
+    store::{Claim, Filled, Purge, Seen, Store, StoreError},
+    testing::behaves,
+};
+use larder_redis::{ConnectError, RedisConfig, RedisStore};
+use larder_tests::{Flavor, RedisCluster, RedisServer};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use redis_entries::*;
+use std::{
+    collections::BTreeMap,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+use traffic::{Asked, Load, ask, layer, outcomes, until_hits, warm};
+
+async fn it_behaves(store: RedisStore) {
+    Box::pin(behaves(&store, sleep)).await;
+}
+
+#[tokio::test]
+async fn it_behaves_on_a_cluster() {
+    let cluster = RedisCluster::start();
+    it_behaves(connect(&cluster.url()).await).await;
+}
+
+#[tokio::test]
+async fn it_behaves_on_a_cluster_of_valkey() {
+    let cluster = RedisCluster::start_flavor(Flavor::Valkey);
+    it_behaves(connect(&cluster.url()).await).await;
+}
+
+/// A replica knows the masters as well as they do.
+#[tokio::test]
+async fn one_node_is_enough_to_find_the_others() {
+    let cluster = RedisCluster::start();
+    for node in [0, 5] {
+        let store = connect(&cluster.url_of(node)).await;
+        for at in 0..100 {
+            put(&store, &key(&format!("from-{node}-{at}")), "x").await;
+        }
+    }
+    let sizes: Vec<u32> = (0..3).map(|node| cluster.node(node).cli(&["DBSIZE"]).parse().expect("a number")).collect();
+    assert!(sizes.iter().all(|size| *size > 20) && sizes.iter().sum::<u32>() >= 200, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_cluster_is_an_error_at_the_start() {
+    let server = RedisServer::start();
+    let url = format!("redis-cluster://{}", server.addr());
+    let error = RedisStore::connect(url).await.expect_err("it is none");
+    assert!(matches!(error, ConnectError::Config(_)), "{error:?}");
+    assert!(error.to_string().contains("no cluster; write redis://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_at_the_start_is_used_when_it_comes() {
+    let (mut server, other) = (RedisServer::builder().arg("--cluster-enabled", "yes").start(), RedisCluster::start());
+    server.kill();
+    let began = Instant::now();
+    let store = connect(&format!("redis-cluster://{}", server.addr())).await;
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
+    assert!(matches!(body(&store, &key("a")).await, Err(StoreError::Unavailable(_))));
+    server.restart();
+    other.node(0).cli(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string()]);
+    until("the cluster is used", async || body(&store, &key("a")).await.is_ok()).await;
+    put(&store, &key("a"), "x").await;
+}
+
+/// Paths, by the master that has their slot.
+struct Parts {
+    paths: Vec<String>,
+    slots: BTreeMap<String, u16>,
+    owners: BTreeMap<String, usize>,
+}
+
+impl Parts {
+    async fn of(cluster: &RedisCluster, layer: &CacheLayer) -> Self {
+        let paths: Vec<String> = (0..60).map(|at| format!("/page/{at}")).collect();
+        let keys = warm(layer, &paths).await;
+        let slot = |(path, key): (&String, &String)| (path.clone(), cluster.slot(&format!("{{{key}}}")));
+        let slots: BTreeMap<String, u16> = keys.iter().map(slot).collect();
+        let owner = |(path, slot): (&String, &u16)| (path.clone(), cluster.owner(*slot).expect("an owner"));
+        let owners: BTreeMap<String, usize> = slots.iter().map(owner).collect();
+        Self { paths, slots, owners }
+    }
+
+    fn are_of(&self, node: usize) -> impl Fn(&Asked) -> bool {
+        move |asked| self.owners[&asked.path] == node
+    }
+
+    /// A slot that a node has.
+    fn slot_of(&self, node: usize) -> u16 {
+        let (path, _) = self.owners.iter().find(|(_, owner)| **owner == node).expect("some path is there");
+        self.slots[path]
+    }
+}
+
+/// Every request for the healthy parts was a hit.
+fn assert_healthy_hit(asked: &[Asked], parts: &Parts, dead: usize, since: Instant) {
+    let healthy: Vec<&Asked> = asked.iter().filter(|asked| asked.at > since && !parts.are_of(dead)(asked)).collect();
+    let hits = healthy.iter().filter(|asked| asked.is_hit()).count();
+    println!("healthy parts: {hits} hits of {}", healthy.len());
+    assert!(hits > 200, "{hits}");
+    let missed: Vec<&&Asked> = healthy.iter().filter(|asked| !asked.is_hit()).collect();
+    assert!(
+        missed.len() * 200 <= healthy.len(),
+        "{} were no hits: {:?}",
+        missed.len(),
+        outcomes(missed.iter().map(|asked| **asked))
+    );
+}
+
+fn print_part(name: &str, asked: &[Asked], parts: &Parts, node: usize, since: Instant) -> Duration {
+    let of_part: Vec<&Asked> = asked.iter().filter(|asked| asked.at > since && parts.are_of(node)(asked)).collect();
+    let longest = of_part.iter().map(|asked| asked.took).max().unwrap_or_default();
+    let slow = of_part.iter().filter(|asked| asked.took > Duration::from_millis(10)).count();
+    println!(
+        "{name}: {} requests, longest {longest:?}, over 10 ms {slow}: {:?}",
+        of_part.len(),
+        outcomes(of_part.iter().copied())
+    );
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_killed_costs_its_own_slots_until_its_replica_takes_over() {
+    let mut cluster = RedisCluster::start();
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    let load = Load::begin(&layer, &parts.paths, 4);
+    sleep(Duration::from_millis(300)).await;
+    let killed = Instant::now();
+    cluster.kill(1);
+    let slot = parts.slot_of(1);
+    until("a replica takes over", async || cluster.owner(slot).is_some_and(|owner| owner != 1)).await;
+    let took_over = killed.elapsed();
+    let recovered = until_hits(&load, killed, parts.are_of(1)).await;
+    let asked = load.end().await;
+    println!("taken over after {took_over:?}, hits again after {recovered:?}");
+    let longest = print_part("the killed part", &asked, &parts, 1, killed);
+    assert_healthy_hit(&asked, &parts, 1, killed);
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    assert!(recovered < took_over + Duration::from_millis(2_500), "{recovered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_freezes_costs_its_own_slots_until_its_replica_takes_over() {
+    let cluster = RedisCluster::start();
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    let load = Load::begin(&layer, &parts.paths, 4);
+    sleep(Duration::from_millis(300)).await;
+    let stopped = Instant::now();
+    cluster.node(0).stop();
+    let recovered = until_hits(&load, stopped, parts.are_of(0)).await;
+    cluster.node(0).cont();
+    sleep(Duration::from_millis(500)).await;
+    let asked = load.end().await;
+    println!("hits again after {recovered:?}");
+    let longest = print_part("the frozen part", &asked, &parts, 0, stopped);
+    let slow = asked.iter().filter(|asked| asked.at > stopped && asked.took > Duration::from_millis(50)).count();
+    assert!(slow <= 40, "{slow} requests waited for what does not answer");
+    assert_healthy_hit(&asked, &parts, 0, stopped);
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    assert!(recovered < Duration::from_secs(10), "{recovered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_without_a_replica_costs_its_own_slots_nothing_but_the_cache() {
+    let mut cluster = RedisCluster::start();
+    cluster.kill(5);
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    let load = Load::begin(&layer, &parts.paths, 4);
+    let killed = Instant::now();
+    cluster.kill(2);
+    sleep(Duration::from_secs(4)).await;
+    let asked = load.so_far();
+    assert_healthy_hit(&asked, &parts, 2, killed);
+    print_part("the lost part", &asked, &parts, 2, killed);
+    let later: Vec<&Asked> =
+        asked.iter().filter(|asked| asked.at > killed + Duration::from_millis(500) && parts.are_of(2)(asked)).collect();
+    let waited = later.iter().filter(|asked| asked.took > Duration::from_millis(20)).count();
+    assert!(later.len() > 50 && waited * 50 <= later.len(), "{waited} of {} waited", later.len());
+    assert!(later.iter().all(|asked| asked.word == "BYPASS"), "{:?}", outcomes(later.iter().copied()));
+    let restarted = Instant::now();
+    cluster.restart(2);
+    let recovered = until_hits(&load, restarted, parts.are_of(2)).await;
+    println!("hits again {recovered:?} after its master was started again");
+    load.end().await;
+}
+
+/// How often a server sent a command elsewhere: for good, and for once.
+fn redirects() -> (u64, u64) {
+    let measured = snapshotter().snapshot().into_vec();
+    let of = |kind: &str| {
+        let values = measured.iter().filter(|(key, ..)| {
+            key.key().name() == "larder.redis.redirects" && key.key().labels().any(|label| label.value() == kind)
+        });
+        values.map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 }).sum()
+    };
+    (of("moved"), of("ask"))
+}
+
+fn snapshotter() -> Snapshotter {
+    static SNAPSHOTTER: OnceLock<Snapshotter> = OnceLock::new();
+    let installed = SNAPSHOTTER.get_or_init(|| {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        recorder.install().expect("nobody else installs one");
+        snapshotter
+    });
+    installed.clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_may_move_while_they_are_used() {
+    snapshotter();
+    let cluster = RedisCluster::start();
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    let moving: Vec<(&String, u16)> = parts
+        .owners
+        .iter()
+        .filter(|(_, owner)| **owner == 0)
+        .take(8)
+        .map(|(path, _)| (path, parts.slots[path]))
+        .collect();
+    let paths: Vec<String> = moving.iter().map(|(path, _)| (*path).clone()).collect();
+    redirects();
+    let load = Load::begin(&layer, &paths, 4);
+    let (mut moved, mut asked) = (0, 0);
+    for (path, slot) in &moving {
+        cluster.begin_to_move(*slot, 0, 1);
+        let begun = Instant::now();
+        until_hits(&load, begun, |asked| asked.path == **path).await;
+        while cluster.move_a_key(*slot, 0, 1) {}
+        let there = Instant::now();
+        until_hits(&load, there, |asked| asked.path == **path).await;
+        cluster.end_the_move(*slot, 1);
+        let done = Instant::now();
+        until_hits(&load, done, |asked| asked.path == **path).await;
+        let (more_moved, more_asked) = redirects();
+        (moved, asked) = (moved + more_moved, asked + more_asked);
+    }
+    let all = load.end().await;
+    let hits = all.iter().filter(|asked| asked.is_hit()).count();
+    println!("{hits} hits of {}, {moved} MOVED, {asked} ASK: {:?}", all.len(), outcomes(&all));
+    assert!(moved >= 8, "each slot is found to have moved once: {moved}");
+    assert!(asked >= 8 * 20, "each is asked of its next owner for a while: {asked}");
+    assert!(moved < 100, "and then it is known: {moved}");
+    assert!(hits * 50 >= all.len() * 49, "{:?}", outcomes(&all));
+    for (_, slot) in &moving {
+        assert_eq!(cluster.owner(*slot), Some(1));
+        assert_ne!(cluster.node(1).cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()]), "0", "it was found there");
+    }
+}
+
+/// Scripts have several keys, and Redis runs none in a slot of which a part has moved. A purge must not fail for that.
+#[tokio::test]
+async fn a_purge_reaches_what_is_half_moved() {
+    let cluster = RedisCluster::start();
+    let store = connect(&cluster.url()).await;
+    for is_moved in [false, true] {
+        let key = key(&format!("half-{is_moved}"));
+        put(&store, &key, "old").await;
+        let slot = cluster.slot(&key.name());
+        let from = cluster.owner(slot).expect("an owner");
+        let to = (from + 1) % 3;
+        let in_flight = match store.claim(&key, Seen::Unreadable).await {
+            Ok(Claim::Granted(ticket)) => ticket,
+            other => panic!("{other:?}"),
+        };
+        cluster.begin_to_move(slot, from, to);
+        if is_moved {
+            cluster.move_a_key(slot, from, to);
+        }
+        assert_eq!(body(&store, &key).await, Ok(Some(Bytes::from_static(b"old"))));
+        store.purge(&key.namespace, &Purge::key(key.key.clone())).await.expect("it is purged");
+        assert_eq!(body(&store, &key).await, Ok(None));
+        while cluster.move_a_key(slot, from, to) {}
+        cluster.end_the_move(slot, to);
+        let late = store.fill(in_flight, filling(&key, &entry(&store, "old"))).await;
+        assert_eq!(late, Ok(Filled::Voided));
+        put(&store, &key, "new").await;
+        assert_eq!(body(&store, &key).await, Ok(Some(Bytes::from_static(b"new"))));
+    }
+}
+
+/// The connection that listens leads to one node, and to another when that one dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_also_after_the_node_that_told_has_died() {
+    let mut cluster = RedisCluster::start();
+    let (one, other) = (connect(&cluster.url()).await, connect(&cluster.url()).await);
+    let limit = Duration::from_secs(20);
+    let told = async |key: &larder::semantics::EntryKey| {
+        let ticket = claim(&one, key).await;
+        let released = async {
+            sleep(Duration::from_millis(300)).await;
+            one.release(ticket, larder::store::Unused::NoAnswer).await.expect("a release");
+        };
+        let began = Instant::now();
+        tokio::join!(released, other.turn(key, limit));
+        began.elapsed()
+    };
+    assert!(told(&key("a")).await < Duration::from_secs(5));
+    let listening = |cluster: &RedisCluster| {
+        (0..3).find(|node| {
+            cluster.node(*node).is_running()
+                && cluster.node(*node).cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("sub=1")
+        })
+    };
+    let ear = listening(&cluster).expect("it listens somewhere");
+    cluster.kill(ear);
+    let moved = until("it listens elsewhere", async || listening(&cluster).is_some()).await;
+    println!("it listens to another node after {moved:?}");
+    let elsewhere = (0..100).map(|at| key(&format!("k{at}"))).find(|key| {
+        let slot = cluster.slot(&key.name());
+        cluster.owner(slot).is_some_and(|owner| owner != ear)
+    });
+    let took = told(&elsewhere.expect("some key")).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// A cluster's servers say where a slot is; the path of a request still has one answer.
+#[tokio::test]
+async fn a_hit_is_one_get() {
+    let cluster = RedisCluster::start();
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    for node in 0..3 {
+        cluster.node(node).cli(&["CONFIG", "RESETSTAT"]);
+    }
+    for path in &parts.paths {
+        assert!(ask(&layer, path).await.0.is_hit());
+    }
+    let calls =
+        |word: &str| (0..3).map(|node| cluster.node(node).command_stats().get(word).copied().unwrap_or(0)).sum::<u64>();
+    assert_eq!((calls("get"), calls("mget"), calls("evalsha")), (60, 0, 0));
+}
