@@ -84,8 +84,17 @@ impl RedisCluster {
 
     /// The URL for a client, with all nodes.
     pub fn url(&self) -> String {
+        self.url_with("")
+    }
+
+    /// The URL for a client that signs in as a user of the ACL.
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        self.url_with(&format!("{user}:{password}@"))
+    }
+
+    fn url_with(&self, credentials: &str) -> String {
         let nodes: Vec<String> = self.nodes.iter().map(|node| node.addr().to_string()).collect();
-        format!("redis-cluster://{}", nodes.join(","))
+        format!("redis-cluster://{credentials}{}", nodes.join(","))
     }
 
     /// The URL for a client, with one node.

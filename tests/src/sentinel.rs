@@ -99,6 +99,15 @@ impl RedisSentinels {
         named.unwrap_or_else(|| panic!("the sentinel names {answer:?}"))
     }
 
+    /// Tells every sentinel that this server is the primary, as an operator does who has made it that.
+    pub fn name_by_hand(&self, server: usize) {
+        let port = self.servers[server].port().to_string();
+        for sentinel in &self.sentinels {
+            sentinel.cli(&["SENTINEL", "REMOVE", SERVICE]);
+            sentinel.cli(&["SENTINEL", "MONITOR", SERVICE, "127.0.0.1", &port, "2"]);
+        }
+    }
+
     /// Has the sentinels hand over to the replica, and waits until they say that they did.
     ///
     /// # Panics

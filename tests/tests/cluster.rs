@@ -6,10 +6,11 @@ mod traffic;
 use bytes::Bytes;
 use larder::{
     CacheLayer,
+    semantics::Namespace,
     store::{Claim, Filled, Purge, Seen, Store, StoreError},
     testing::behaves,
 };
-use larder_redis::{ConnectError, RedisConfig, RedisStore};
+use larder_redis::{ACL_COMMANDS, ConnectError, RedisConfig, RedisStore};
 use larder_tests::{Flavor, RedisCluster, RedisServer};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use redis_entries::*;
@@ -35,6 +36,22 @@ async fn it_behaves_on_a_cluster() {
 async fn it_behaves_on_a_cluster_of_valkey() {
     let cluster = RedisCluster::start_flavor(Flavor::Valkey);
     it_behaves(connect(&cluster.url()).await).await;
+}
+
+/// The default user is the servers' own, who copy from each other.
+#[tokio::test]
+async fn it_behaves_for_a_user_who_may_do_nothing_else() {
+    let name = Namespace::default().name().to_owned();
+    let acl = format!(
+        "user default on nopass ~* &* +@all\nuser larder on >secret resetkeys ~{name}:* ~{{{name}}}* ~elsewhere:* \
+         ~{{elsewhere}}* resetchannels &{{{name}}}* {ACL_COMMANDS}"
+    );
+    let cluster = RedisCluster::start_as(RedisServer::builder().acl(&acl));
+    it_behaves(connect(&cluster.url_as("larder", "secret")).await).await;
+    for node in 0..3 {
+        let denied = cluster.node(node).cli(&["ACL", "LOG"]);
+        assert!(!denied.contains("larder"), "the user was denied something: {denied}");
+    }
 }
 
 /// A replica knows the masters as well as they do.
@@ -284,6 +301,14 @@ async fn a_purge_reaches_what_is_half_moved() {
             cluster.move_a_key(slot, from, to);
         }
         assert_eq!(body(&store, &key).await, Ok(Some(Bytes::from_static(b"old"))));
+        let claimed = store.claim(&key, Seen::Unreadable).await;
+        match is_moved {
+            true => assert!(
+                matches!(&claimed, Err(StoreError::Unavailable(why)) if why.contains("TRYAGAIN")),
+                "{claimed:?}"
+            ),
+            false => assert!(matches!(claimed, Ok(Claim::Held)), "{claimed:?}"),
+        }
         store.purge(&key.namespace, &Purge::key(key.key.clone())).await.expect("it is purged");
         assert_eq!(body(&store, &key).await, Ok(None));
         while cluster.move_a_key(slot, from, to) {}

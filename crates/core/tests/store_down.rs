@@ -124,6 +124,23 @@ async fn a_store_that_is_only_busy_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_of_a_store_that_fails_is_no_reason_not_to_ask_the_others() {
+    let store = Faulty::new(MemoryStore::default()).divided();
+    let layer = Cache::builder().store(store.clone()).build().unwrap().layer();
+    get(&layer, "/a").await;
+    for (fault, detail) in [(Fault::Fails(unavailable()), "store-down"), (Fault::Hangs, "store-timeout")] {
+        store.set(fault);
+        for _ in 0..50 {
+            let (x_cache, told, took) = get(&layer, "/a").await;
+            assert_eq!((x_cache.as_str(), told.as_str()), ("BYPASS", detail));
+            assert!(took <= BUDGET, "{took:?}");
+        }
+        store.set(Fault::None);
+        assert_eq!(get(&layer, "/a").await.0, "HIT", "at once: it was never given up");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_that_their_clients_give_up_do_not_open_the_breaker() {
     let (store, layer) = cached();
     get(&layer, "/a").await;

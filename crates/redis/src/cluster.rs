@@ -31,7 +31,7 @@ use tokio::{
 const SURVEYED_EVERY: Duration = Duration::from_secs(15);
 /// The pauses between two times while something is amiss; they double.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a command is sent elsewhere: to where the slot has moved, and from there to where it is moving.
 const REDIRECTS: u32 = 2;
 
@@ -154,6 +154,7 @@ impl Cluster {
             if let Some(first) = first.take() {
                 if outcome.is_ok() {
                     self.settled().await;
+                    self.listen(&self.table());
                 }
                 let _ = first.send(outcome);
             }
@@ -170,10 +171,12 @@ impl Cluster {
         }
     }
 
-    /// Whether every slot has an owner that is connected.
+    /// Whether every slot has an owner that is connected, and there is somebody to listen to.
     fn is_whole(&self) -> bool {
         let table = self.table();
-        table.owners.iter().all(Option::is_some) && table.nodes.values().all(|node| node.data.is_open())
+        self.ear.borrow().is_some()
+            && table.owners.iter().all(Option::is_some)
+            && table.nodes.values().all(|node| node.data.is_open())
     }
 
     /// Waits until each master was tried to be connected to, for as long as one may take.

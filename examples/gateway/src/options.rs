@@ -18,7 +18,8 @@ pub struct Options {
     /// The server that requests are forwarded to, as in http://127.0.0.1:8000.
     #[arg(long, value_name = "URL")]
     pub upstream: Upstream,
-    /// The Redis that stores responses, as in redis://127.0.0.1:6379. Without it, they are kept in memory.
+    /// The Redis that stores responses, as in redis://127.0.0.1:6379, redis-cluster://host:6379,host:6379 or
+    /// redis-sentinel://host:26379/service. Without it, they are kept in memory.
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
     /// Keeps so many bytes of what is in Redis in memory too.

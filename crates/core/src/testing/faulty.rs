@@ -33,6 +33,7 @@ pub struct Faulty<S> {
     fault: Arc<Mutex<Fault>>,
     operations: Arc<AtomicUsize>,
     reconnected: Arc<Notify>,
+    is_divided: bool,
 }
 
 impl<S: Store> Faulty<S> {
@@ -43,7 +44,14 @@ impl<S: Store> Faulty<S> {
             fault: Arc::new(Mutex::new(Fault::None)),
             operations: Arc::default(),
             reconnected: Arc::default(),
+            is_divided: false,
         }
+    }
+
+    /// Says that it is of parts of which one may fail alone.
+    #[must_use]
+    pub fn divided(self) -> Self {
+        Self { is_divided: true, ..self }
     }
 
     /// Switches to another fault, for operations that begin from now on.
@@ -147,5 +155,9 @@ impl<S: Store> Store for Faulty<S> {
 
     async fn reconnected(&self) {
         self.reconnected.notified().await;
+    }
+
+    fn is_divided(&self) -> bool {
+        self.is_divided
     }
 }
