@@ -44,7 +44,7 @@ async fn it_behaves_for_a_user_who_may_do_nothing_else() {
     let name = Namespace::default().name().to_owned();
     let acl = format!(
         "user default on nopass ~* &* +@all\nuser larder on >secret resetkeys ~{name}:* ~{{{name}}}* ~elsewhere:* \
-         ~{{elsewhere}}* resetchannels &{{{name}}}* {ACL_COMMANDS}"
+         ~{{elsewhere}}* resetchannels &{{{name}}}* &{{elsewhere}}* {ACL_COMMANDS}"
     );
     let cluster = RedisCluster::start_as(RedisServer::builder().acl(&acl));
     it_behaves(connect(&cluster.url_as("larder", "secret")).await).await;
@@ -120,6 +120,12 @@ impl Parts {
     }
 }
 
+/// The master that has the control keys of the namespace: the clock, the records and the log. Without them nobody knows what
+/// has been invalidated, so what it costs to lose that one is told apart.
+fn control(cluster: &RedisCluster) -> usize {
+    cluster.owner(cluster.slot("{larder}:log")).expect("an owner")
+}
+
 /// Every request for the healthy parts was a hit.
 fn assert_healthy_hit(asked: &[Asked], parts: &Parts, dead: usize, since: Instant) {
     let healthy: Vec<&Asked> = asked.iter().filter(|asked| asked.at > since && !parts.are_of(dead)(asked)).collect();
@@ -152,20 +158,41 @@ async fn a_master_that_is_killed_costs_its_own_slots_until_its_replica_takes_ove
     let mut cluster = RedisCluster::start();
     let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
     let parts = Parts::of(&cluster, &layer).await;
+    let dead = (control(&cluster) + 1) % 3;
     let load = Load::begin(&layer, &parts.paths, 4);
     sleep(Duration::from_millis(300)).await;
     let killed = Instant::now();
-    cluster.kill(1);
-    let slot = parts.slot_of(1);
-    until("a replica takes over", async || cluster.owner(slot).is_some_and(|owner| owner != 1)).await;
+    cluster.kill(dead);
+    let slot = parts.slot_of(dead);
+    until("a replica takes over", async || cluster.owner(slot).is_some_and(|owner| owner != dead)).await;
     let took_over = killed.elapsed();
-    let recovered = until_hits(&load, killed, parts.are_of(1)).await;
+    let recovered = until_hits(&load, killed, parts.are_of(dead)).await;
     let asked = load.end().await;
     println!("taken over after {took_over:?}, hits again after {recovered:?}");
-    let longest = print_part("the killed part", &asked, &parts, 1, killed);
-    assert_healthy_hit(&asked, &parts, 1, killed);
+    let longest = print_part("the killed part", &asked, &parts, dead, killed);
+    assert_healthy_hit(&asked, &parts, dead, killed);
     assert!(longest < Duration::from_millis(250), "{longest:?}");
     assert!(recovered < took_over + Duration::from_millis(2_500), "{recovered:?}");
+}
+
+/// As long as nobody can tell what was invalidated, what is stored answers for two seconds, and then nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_master_with_the_control_keys_costs_the_cache_until_its_replica_takes_over() {
+    let mut cluster = RedisCluster::start();
+    let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
+    let parts = Parts::of(&cluster, &layer).await;
+    let dead = control(&cluster);
+    let load = Load::begin(&layer, &parts.paths, 4);
+    sleep(Duration::from_millis(300)).await;
+    let killed = Instant::now();
+    cluster.kill(dead);
+    let recovered = until_hits(&load, killed, |_| true).await;
+    let asked = load.end().await;
+    println!("hits again after {recovered:?}");
+    let longest = asked.iter().filter(|asked| asked.at > killed).map(|asked| asked.took).max().unwrap_or_default();
+    println!("longest {longest:?}: {:?}", outcomes(asked.iter().filter(|asked| asked.at > killed)));
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    assert!(recovered < Duration::from_secs(12), "{recovered:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,19 +200,20 @@ async fn a_master_that_freezes_costs_its_own_slots_until_its_replica_takes_over(
     let cluster = RedisCluster::start();
     let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
     let parts = Parts::of(&cluster, &layer).await;
+    let frozen = (control(&cluster) + 2) % 3;
     let load = Load::begin(&layer, &parts.paths, 4);
     sleep(Duration::from_millis(300)).await;
     let stopped = Instant::now();
-    cluster.node(0).stop();
-    let recovered = until_hits(&load, stopped, parts.are_of(0)).await;
-    cluster.node(0).cont();
+    cluster.node(frozen).stop();
+    let recovered = until_hits(&load, stopped, parts.are_of(frozen)).await;
+    cluster.node(frozen).cont();
     sleep(Duration::from_millis(500)).await;
     let asked = load.end().await;
     println!("hits again after {recovered:?}");
-    let longest = print_part("the frozen part", &asked, &parts, 0, stopped);
+    let longest = print_part("the frozen part", &asked, &parts, frozen, stopped);
     let slow = asked.iter().filter(|asked| asked.at > stopped && asked.took > Duration::from_millis(50)).count();
     assert!(slow <= 40, "{slow} requests waited for what does not answer");
-    assert_healthy_hit(&asked, &parts, 0, stopped);
+    assert_healthy_hit(&asked, &parts, frozen, stopped);
     assert!(longest < Duration::from_millis(250), "{longest:?}");
     assert!(recovered < Duration::from_secs(10), "{recovered:?}");
 }
@@ -193,24 +221,29 @@ async fn a_master_that_freezes_costs_its_own_slots_until_its_replica_takes_over(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_without_a_replica_costs_its_own_slots_nothing_but_the_cache() {
     let mut cluster = RedisCluster::start();
-    cluster.kill(5);
+    let lost = (control(&cluster) + 1) % 3;
+    cluster.kill(lost + 3);
     let layer = layer(RedisConfig::url(&cluster.url()).expect("a URL")).await;
     let parts = Parts::of(&cluster, &layer).await;
     let load = Load::begin(&layer, &parts.paths, 4);
     let killed = Instant::now();
-    cluster.kill(2);
+    cluster.kill(lost);
     sleep(Duration::from_secs(4)).await;
     let asked = load.so_far();
-    assert_healthy_hit(&asked, &parts, 2, killed);
-    print_part("the lost part", &asked, &parts, 2, killed);
-    let later: Vec<&Asked> =
-        asked.iter().filter(|asked| asked.at > killed + Duration::from_millis(500) && parts.are_of(2)(asked)).collect();
+    assert_healthy_hit(&asked, &parts, lost, killed);
+    print_part("the lost part", &asked, &parts, lost, killed);
+    let later: Vec<&Asked> = asked
+        .iter()
+        .filter(|asked| asked.at > killed + Duration::from_millis(500) && parts.are_of(lost)(asked))
+        .collect();
     let waited = later.iter().filter(|asked| asked.took > Duration::from_millis(20)).count();
     assert!(later.len() > 50 && waited * 50 <= later.len(), "{waited} of {} waited", later.len());
-    assert!(later.iter().all(|asked| asked.word == "BYPASS"), "{:?}", outcomes(later.iter().copied()));
+    // Those that come at the same time share what the origin answers, also without a store.
+    let around = later.iter().filter(|asked| asked.word == "BYPASS").count();
+    assert!(around * 10 > later.len() * 9, "{:?}", outcomes(later.iter().copied()));
     let restarted = Instant::now();
-    cluster.restart(2);
-    let recovered = until_hits(&load, restarted, parts.are_of(2)).await;
+    cluster.restart(lost);
+    let recovered = until_hits(&load, restarted, parts.are_of(lost)).await;
     println!("hits again {recovered:?} after its master was started again");
     load.end().await;
 }
@@ -302,13 +335,9 @@ async fn a_purge_reaches_what_is_half_moved() {
         }
         assert_eq!(body(&store, &key).await, Ok(Some(Bytes::from_static(b"old"))));
         let claimed = store.claim(&key, Seen::Unreadable).await;
-        match is_moved {
-            true => assert!(
-                matches!(&claimed, Err(StoreError::Unavailable(why)) if why.contains("TRYAGAIN")),
-                "{claimed:?}"
-            ),
-            false => assert!(matches!(claimed, Ok(Claim::Held)), "{claimed:?}"),
-        }
+        // No script runs that names a key which is there and one which may have been moved, or was never there.
+        let is_to_be_tried_again = matches!(&claimed, Err(StoreError::Unavailable(why)) if why.contains("TRYAGAIN"));
+        assert!(is_to_be_tried_again || !is_moved && matches!(claimed, Ok(Claim::Held)), "{claimed:?}");
         store.purge(&key.namespace, &Purge::key(key.key.clone())).await.expect("it is purged");
         assert_eq!(body(&store, &key).await, Ok(None));
         while cluster.move_a_key(slot, from, to) {}

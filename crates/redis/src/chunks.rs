@@ -172,7 +172,7 @@ mod tests {
         };
         assert_eq!(changed(0, b'X'), Err(Unreadable::Foreign));
         assert_eq!(changed(4, 9), Err(Unreadable::Version(9)));
-        assert_eq!(changed(24, 3), Err(Unreadable::Corrupt));
+        assert_eq!(changed(32, 3), Err(Unreadable::Corrupt));
         assert_eq!(Manifest::decode(&whole, "shop:v2:{user:124}"), Err(Unreadable::OtherKey));
         assert_eq!(Manifest::decode(&[&whole[..], b"x"].concat(), NAME), Err(Unreadable::Corrupt));
     }
