@@ -35,7 +35,7 @@ pub fn hold(input: &[u8]) {
 
 fn bytes_are_an_entry_or_none(bytes: &Bytes) {
     // An entry under any name that it may have been stored under.
-    let name = bytes.get(28..).zip(bytes.get(24..28)).and_then(|(rest, length)| {
+    let name = bytes.get(36..).zip(bytes.get(32..36)).and_then(|(rest, length)| {
         let length = u32::from_le_bytes(length.try_into().ok()?);
         std::str::from_utf8(rest.get(..usize::try_from(length).ok()?)?).ok()
     });

@@ -968,7 +968,11 @@ impl Admission {
     /// `origin_cost` is the time to the last byte; `born` is what the invalidation clock showed before the origin was asked;
     /// `id` and `rule_id` are fresh ids, the second for a rule that is new.
     pub fn complete(self, body: Bytes, origin_cost: Duration, born: u64, id: EntryId, rule_id: EntryId) -> Filling {
-        let origin_cost = self.cost_before.map_or(origin_cost, |before| (before + origin_cost) / 2);
+        let origin_cost = self.cost_before.map_or(origin_cost, |before| {
+            // In whole microseconds, as it is stored.
+            let micros = before.saturating_add(origin_cost).as_micros() / 2;
+            Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+        });
         let mut response = StoredResponse { body, origin_cost, ..self.response };
         if let Some(Entry { content: Content::Response(part), .. }) = self.joins.as_deref()
             && let Some(combined) = partial::combined(part, &response, self.limit)

@@ -75,10 +75,12 @@ impl Extent {
         } else {
             (first.checked_sub(self.first)?, end.checked_sub(self.first)?.min(held))
         };
-        let is_there = self.first <= first && end <= self.end && from < to;
+        if self.first > first || end > self.end || from >= to {
+            return None;
+        }
         let at = |byte| usize::try_from(byte).unwrap_or(usize::MAX).min(stored.len());
         let first = if part.is_suffix() { end - (to - from) } else { first };
-        Some((Part::between(first, first + (to - from))?, stored.slice(at(from)..at(to)))).filter(|_| is_there)
+        Some((Part::between(first, first + (to - from))?, stored.slice(at(from)..at(to))))
     }
 
     fn is_of(self, body: &Bytes) -> bool {
