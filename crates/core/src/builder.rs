@@ -140,6 +140,10 @@ impl CacheBuilder {
         if self.store_budget.is_zero() {
             return Err(ConfigError::NoBudget(self.store_budget));
         }
+        let (lock_wait, read) = (self.lock_wait, self.deadlines.read);
+        if lock_wait <= read {
+            return Err(ConfigError::LockWait { lock_wait, read });
+        }
         Ok(self.assemble(namespace))
     }
 

@@ -342,8 +342,8 @@ impl CacheLayer {
     ///
     /// # Errors
     ///
-    /// When the key is none, a template needs parameters that nothing tells, or a method beyond GET and HEAD has no
-    /// key of its own.
+    /// When the key is none, a template needs parameters that nothing tells, a method beyond GET and HEAD has no key of its
+    /// own, or the soft timeout is no shorter than the hard one.
     pub fn checked(self) -> Result<Self, ConfigError> {
         let Rules { policy, key, routing, .. } = &*self.rules;
         if let KeyRule::Refused(error) = key {
@@ -355,6 +355,11 @@ impl CacheLayer {
             && self.cache.routing().is_none()
         {
             return Err(ConfigError::Key(KeyError::NoRouting(template.as_str().to_owned())));
+        }
+        if let (Some(soft), Some(hard)) = (policy.soft_timeout, policy.hard_timeout)
+            && soft >= hard
+        {
+            return Err(ConfigError::Timeouts { soft, hard });
         }
         let beyond = policy.methods.iter().find(|method| !matches!(**method, Method::GET | Method::HEAD));
         match (beyond, key) {
@@ -466,6 +471,20 @@ pub enum ConfigError {
     Key(KeyError),
     /// A layer caches this method, and no key tells its requests' bodies apart.
     MethodWithoutKey(Method),
+    /// The soft timeout is no shorter than the hard one.
+    Timeouts {
+        /// After what time what is stale is to answer.
+        soft: Duration,
+        /// After what time the origin is to count as failed.
+        hard: Duration,
+    },
+    /// A request would wait for others no longer than for one answer of the store.
+    LockWait {
+        /// For others.
+        lock_wait: Duration,
+        /// For the store.
+        read: Duration,
+    },
     /// How long a request may wait for the store is zero.
     NoBudget(Duration),
 }
@@ -483,6 +502,12 @@ impl fmt::Display for ConfigError {
                     f,
                     "method {method}: give the layer a `.key(…)` or `.key_fn(…)`, as the default key leaves out the body"
                 )
+            }
+            Self::Timeouts { soft, hard } => {
+                write!(f, "soft_timeout {soft:?}: it must be shorter than hard_timeout, which is {hard:?}")
+            }
+            Self::LockWait { lock_wait, read } => {
+                write!(f, "lock_wait {lock_wait:?}: it must be longer than the deadline of reads, which is {read:?}")
             }
             Self::NoBudget(budget) => {
                 write!(f, "store_budget {budget:?}: a request must be able to wait; 100 ms is the default")

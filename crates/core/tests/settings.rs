@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
-use larder::{Cache, CacheLayer, ConfigError, Key, Ttl};
+use larder::{Cache, CacheLayer, ConfigError, Deadlines, Key, Ttl};
 use metrics_util::{
     CompositeKey,
     debugging::{DebugValue, DebuggingRecorder},
@@ -149,6 +149,23 @@ fn field() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
     let value = prop_oneof![spelled, proptest::collection::vec(any::<u8>(), 0..12)];
     let value = value.prop_filter_map("a header value", |bytes| HeaderValue::from_bytes(&bytes).ok());
     (proptest::sample::select(names.to_vec()).prop_map(HeaderName::from_static), value)
+}
+
+#[test]
+fn waits_that_contradict_each_other_are_refused_by_name() {
+    let second = Duration::from_secs(1);
+    for (soft, hard, is_right) in [(second, 2 * second, true), (second, second, false), (2 * second, second, false)] {
+        let layer = Cache::in_memory().layer().soft_timeout(soft).hard_timeout(hard).checked();
+        assert_eq!(layer.is_ok(), is_right, "{soft:?}, {hard:?}");
+    }
+    let read = Deadlines::default().read;
+    for (lock_wait, is_right) in [(read * 2, true), (read, false), (Duration::ZERO, false)] {
+        let cache = Cache::builder().lock_wait(lock_wait).build();
+        assert_eq!(cache.is_ok(), is_right, "{lock_wait:?}");
+        if let Err(error) = cache {
+            assert!(error.to_string().contains("lock_wait") && error.to_string().contains("100ms"), "{error}");
+        }
+    }
 }
 
 proptest! {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
-use larder::{Cache, CacheLayer};
+use larder::{Cache, CacheLayer, Deadlines};
 use std::{
     fmt,
     pin::Pin,
@@ -146,7 +146,9 @@ async fn requests_with_credentials_wait_for_nobody() {
 /// When those were answered, and with which of the origin's answers, who asked at the same time and wait less long for each
 /// other than the origin takes.
 async fn hurry(origin: &Origin) -> Vec<(u128, String)> {
-    let layer = Cache::builder().lock_wait(Duration::from_millis(40)).build().unwrap().layer();
+    let deadlines = Deadlines { read: Duration::from_millis(20), ..Deadlines::default() };
+    let cache = Cache::builder().deadlines(deadlines).lock_wait(Duration::from_millis(40)).build();
+    let layer = cache.unwrap().layer();
     let (began, mut clients) = (Instant::now(), JoinSet::new());
     for _ in 0..10 {
         let (layer, origin) = (layer.clone(), origin.clone());

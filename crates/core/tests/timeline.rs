@@ -243,3 +243,25 @@ async fn an_error_is_stored_where_that_is_asked_for_and_not_for_long() {
     wait(2).await;
     assert_eq!(stage.get(&[]).await.x_cache(), "EXPIRED", "five minutes, whatever was said");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_may_want_less_of_what_is_stale_and_not_more() {
+    for (honours, asked, stale_for) in [
+        (true, "stale-if-error=20", 20),
+        (true, "stale-if-error=x", 0),
+        (true, "stale-if-error=600", 60),
+        (false, "stale-if-error=20", 60),
+    ] {
+        let (cache, is_down) = (Cache::in_memory(), Arc::new(AtomicBool::new(false)));
+        let layer = ten_seconds(&cache).stale_if_error(seconds(60)).throttle(seconds(1));
+        let layer = if honours { layer.honor_client_directives() } else { layer };
+        let stage = Stage::new(layer, counted(&is_down));
+        stage.ask("GET", "/page", &[]).await;
+        is_down.store(true, Ordering::SeqCst);
+        for (at, waited) in [(15, 15), (40, 25), (75, 35)] {
+            wait(waited).await;
+            let answer = stage.try_ask("GET", "/page", &[("cache-control", asked)]).await;
+            assert_eq!(answer.is_ok(), at - 10 < stale_for, "{asked}, {honours}, {at}");
+        }
+    }
+}

@@ -138,6 +138,9 @@ pub struct RequestDirectives {
     pub max_stale: Option<Duration>,
     /// `max-age`; zero when its value is no number.
     pub max_age: Option<Duration>,
+    /// `stale-if-error` (RFC 5861 section 4); zero when its value is no number. It only shortens what a response allows: else
+    /// any client could keep what is stale.
+    pub stale_if_error: Option<Duration>,
     /// `min-fresh`; the longest time there is when its value is no number.
     pub min_fresh: Option<Duration>,
 }
@@ -156,6 +159,7 @@ impl RequestDirectives {
                     all.max_stale = Some(all.max_stale.unwrap_or(Duration::MAX));
                 }
                 Some("max-stale") => shorten(&mut all.max_stale, member.seconds()),
+                Some("stale-if-error") => shorten(&mut all.stale_if_error, member.seconds()),
                 Some("min-fresh") => {
                     let asked = member.seconds().unwrap_or(Duration::MAX);
                     all.min_fresh = Some(all.min_fresh.map_or(asked, |known| known.max(asked)));

@@ -188,7 +188,7 @@ impl Lookup {
                 return Selected::Variant(Self { variant: Some(entry), ..self }, variant);
             }
         };
-        let form = self.form(headers, response);
+        let (form, stale) = (self.form(headers, response), response.staleness(now));
         match (self.fitness(response, now), form) {
             (Fitness::Fresh, Some(form)) if self.is_due(response, now, seed) => {
                 let hit = Hit { entry: entry.clone(), form, stale: None };
@@ -196,7 +196,7 @@ impl Lookup {
             }
             (Fitness::Fresh, Some(form)) => Selected::Hit(Hit { entry, form, stale: None }),
             (Fitness::StaleWhileRevalidated | Fitness::Unfit(Reason::Expired), Some(form))
-                if response.is_throttled(now) =>
+                if response.is_throttled(now) && self.client.stale_if_error.is_none_or(|asked| stale < asked) =>
             {
                 Selected::Hit(Hit { entry, form, stale: Some(Reason::ErrorThrottled) })
             }
@@ -737,7 +737,8 @@ impl Forward {
         let (entry, held) = (self.held.clone()?, self.held()?);
         let form = self.lookup.form(request, held).or_else(|| whole(held))?;
         // Within the time in which it is revalidated it answers anyhow, and so it does while it is fresh.
-        let window = window(held.stale).max(held.stale.while_revalidate);
+        let allowed = self.lookup.client.stale_if_error.unwrap_or(Duration::MAX);
+        let window = window(held.stale).min(allowed).max(held.stale.while_revalidate);
         let is_allowed = self.is_early && held.is_fresh(now) || held.staleness(now) < window;
         is_allowed.then_some(Hit { entry, form, stale: Some(Reason::ErrorStale) })
     }
