@@ -77,7 +77,7 @@ async fn while_it_changes(
     let paths: Vec<String> = (0..20).map(|at| format!("/page/{at}")).collect();
     warm(&layer, &paths).await;
     let load = Load::begin(&layer, &paths, 4);
-    sleep(Duration::from_millis(300)).await;
+    load.until_asked(200).await;
     let since = Instant::now();
     change(&mut sentinels);
     until("another is the primary", async || sentinels.primary() == 1).await;
@@ -90,7 +90,8 @@ async fn while_it_changes(
     let slow = asked.iter().filter(|asked| asked.took > Duration::from_millis(10)).count();
     println!("hits again after {recovered:?}; of {} the longest took {longest:?}, {slow} over 10 ms", asked.len());
     println!("{:?}", outcomes(&asked));
-    assert!(longest < Duration::from_millis(250), "{longest:?}");
+    let waited = asked.iter().filter(|asked| asked.took > Duration::from_millis(150)).count();
+    assert!(waited <= 20 && longest < Duration::from_secs(3), "{waited} waited, the longest {longest:?}");
     (sentinels, asked, recovered)
 }
 

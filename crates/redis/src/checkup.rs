@@ -34,6 +34,20 @@ pub(crate) fn judge(info: &str) -> Vec<String> {
     warnings
 }
 
+/// Judges in `INFO server` whether one server that was named is one that is not to be named alone.
+pub(crate) fn misnamed(info: &str) -> Option<&'static str> {
+    match info.lines().find_map(|line| line.strip_prefix("redis_mode:"))?.trim_end() {
+        "cluster" => Some(
+            "the server is a node of a cluster, and refuses whatever is in the slots of others: connect to \
+             redis-cluster://host:port",
+        ),
+        "sentinel" => {
+            Some("the server is a sentinel, and stores nothing: connect to redis-sentinel://host:port/service")
+        }
+        _ => None,
+    }
+}
+
 fn number(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
@@ -63,6 +77,14 @@ mod tests {
                 assert!(warning.contains(part), "{warning}");
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_is_not_to_be_named_alone_is_told_of() {
+        assert_eq!(misnamed("redis_version:7.0.15\r\nredis_mode:standalone\r\n"), None);
+        assert_eq!(misnamed(""), None);
+        assert!(misnamed("redis_mode:cluster\r\n").is_some_and(|warning| warning.contains("redis-cluster://")));
+        assert!(misnamed("redis_mode:sentinel\r\n").is_some_and(|warning| warning.contains("redis-sentinel://")));
     }
 
     #[test]

@@ -30,8 +30,10 @@ const LOOKS_PER_BEAT: u32 = 4;
 const FAILING_LIMIT: u64 = 1_500;
 /// The least time between two times that a connection is made anew for a reason of ours.
 const FORCED_SPACING: Duration = Duration::from_secs(3);
-/// How many commands in a row may run out of time before a server of a cluster is not asked for a while.
+/// How many commands in a row may run out of time before a server of a cluster is not asked for a while, and over how many
+/// milliseconds at least: when this process itself stalls, all that is under way runs out of time at once.
 const STRIKES: u32 = 5;
+const STRIKES_LAST: u64 = 50;
 /// The longest pause between two attempts to connect at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -46,7 +48,7 @@ pub(crate) struct Lane {
     dialer: Arc<Dialer>,
     /// What it leads to, as soon as that is known; it may change.
     place: Arc<Place>,
-    client: RwLock<Option<Client>>,
+    client: RwLock<Option<Arc<Client>>>,
     /// Which kind of traffic, for the log.
     role: &'static str,
     open: AtomicBool,
@@ -113,6 +115,11 @@ impl Lane {
         Self { strikes: Some(AtomicU32::new(0)), ..self }
     }
 
+    /// Whether it leads to a part of a cluster, of which the others are to be spared.
+    pub(crate) fn is_sparing(&self) -> bool {
+        self.strikes.is_some()
+    }
+
     /// Whether it is the server's time that counts.
     pub(crate) fn keep_time(&self, keeps: bool) {
         self.keeps_time.store(keeps, Ordering::Relaxed);
@@ -129,12 +136,12 @@ impl Lane {
     }
 
     /// The connection, if one may be used.
-    fn client(&self) -> Result<Client, Fault> {
+    fn client(&self) -> Result<Arc<Client>, Fault> {
         if self.is_open() { self.any_client() } else { Err(Fault::Down) }
     }
 
     /// The connection, whatever is known about it.
-    fn any_client(&self) -> Result<Client, Fault> {
+    fn any_client(&self) -> Result<Arc<Client>, Fault> {
         // It is never half changed.
         self.client.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Fault::Down)
     }
@@ -244,8 +251,8 @@ impl Lane {
         match result {
             Err(Fault::Timeout | Fault::Connection(_)) => {
                 let now = self.elapsed().max(1);
-                let _ = self.failing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-                self.strike();
+                let since = self.failing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                self.strike(now.saturating_sub(since.err().unwrap_or(now)));
             }
             Err(fault) if fault.is("READONLY") => {
                 self.suspect.notify_one();
@@ -259,9 +266,11 @@ impl Lane {
         }
     }
 
-    fn strike(&self) {
+    /// Counts a command that failed as all did for so many milliseconds.
+    fn strike(&self, lasting: u64) {
         if let Some(strikes) = &self.strikes
             && strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES
+            && lasting >= STRIKES_LAST
         {
             self.shut("it does not answer in time");
         }
@@ -313,7 +322,7 @@ impl Lane {
     async fn dial(&self, server: &Server) -> Result<Link, Fault> {
         let client = self.dialer.client(server).map_err(|error| Fault::Connection(error.to_string()))?;
         let link = client.connect().await?;
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(client));
         Ok(link)
     }
 
@@ -371,7 +380,7 @@ impl Lane {
                 );
                 (forced, suspected) = (Some(Instant::now()), false);
                 self.failing_since.store(0, Ordering::Relaxed);
-                self.force(client.clone());
+                self.force(Arc::clone(&client));
                 if failing {
                     // fred still believes in it for half a second, in which every request would wait in vain.
                     self.shut("nothing succeeds");
@@ -381,7 +390,7 @@ impl Lane {
     }
 
     /// Makes the connection anew, without waiting for that: it may take as long as an outage does.
-    fn force(&self, client: Client) {
+    fn force(&self, client: Arc<Client>) {
         tokio::spawn(async move { client.reconnect().await });
     }
 

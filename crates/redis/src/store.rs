@@ -867,6 +867,9 @@ pub(crate) async fn check_up(lane: Arc<Lane>) {
     for warning in checkup::judge(&info) {
         tracing::warn!(server = lane.server(), "{warning}");
     }
+    if let Some(warning) = checkup::misnamed(&info).filter(|_| !lane.is_sparing()) {
+        tracing::warn!(server = lane.server(), "{warning}");
+    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,15 @@ impl Load {
         self.asked.lock().expect("no panic holds it").clone()
     }
 
+    /// Waits until so many requests were answered in all; panics after fifteen seconds.
+    pub(crate) async fn until_asked(&self, count: usize) {
+        let began = Instant::now();
+        while self.so_far().len() < count {
+            assert!(began.elapsed() < Duration::from_secs(15), "{} of {count} were asked", self.so_far().len());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Ends it, and returns everything; a client's panic is this test's.
     pub(crate) async fn end(self) -> Vec<Asked> {
         self.ended.store(true, Ordering::Relaxed);
