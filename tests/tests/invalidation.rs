@@ -544,8 +544,9 @@ async fn row_15_no_request_looks_through_all_keys() {
         // How often it is asked for a hit, and the beat, depend on the time that this takes.
         spent.push(["set", "unlink", "hset", "xadd"].map(|word| stats.get(word).copied().unwrap_or_default()));
     }
-    // In the first round, the records of the tags were made.
-    assert_eq!(spent[1], spent[2]);
+    // In the first round, the records of the tags were made. A fill may have to be tried once more.
+    let grows = spent[1].iter().zip(&spent[2]).any(|(few, many)| many.abs_diff(*few) > 3);
+    assert!(!grows, "{spent:?}");
 }
 
 /// Row 16: a response is stored, and its tags are not yet.
