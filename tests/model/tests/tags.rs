@@ -19,11 +19,11 @@ type Clock = u8;
 #[derive(Clone, Copy, PartialEq)]
 enum Absent {
     /// It is re-created at what the clock shows.
-    IsNow,
+    Now,
     /// It is re-created at 0.
-    IsZero,
+    Zero,
     /// Nothing was invalidated.
-    IsValid,
+    Valid,
 }
 
 /// When a fill notes what its instance knows of the clock.
@@ -51,7 +51,7 @@ struct Tagged {
 }
 
 const USUAL: Tagged =
-    Tagged { absent: Absent::IsNow, noted: Noted::BeforeOrigin, restart: Restart::AtTheTime, faults: true };
+    Tagged { absent: Absent::Now, noted: Noted::BeforeOrigin, restart: Restart::AtTheTime, faults: true };
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct State {
@@ -117,10 +117,10 @@ impl Tagged {
     fn recall(&self, now: &mut State) -> (Clock, Clock) {
         let clock = now.clock.unwrap_or_else(|| self.advance(now));
         let record = now.record.unwrap_or(match self.absent {
-            Absent::IsNow => clock,
-            Absent::IsZero | Absent::IsValid => 0,
+            Absent::Now => clock,
+            Absent::Zero | Absent::Valid => 0,
         });
-        if self.absent != Absent::IsValid {
+        if self.absent != Absent::Valid {
             now.record = Some(record);
         }
         (clock, record)
@@ -269,7 +269,7 @@ fn a_record_that_is_lost_is_made_anew_at_what_the_clock_shows_however_late_the_i
 #[test]
 fn a_record_that_is_made_anew_at_0_is_not_enough() {
     violated(
-        &Tagged { absent: Absent::IsZero, ..USUAL },
+        &Tagged { absent: Absent::Zero, ..USUAL },
         &[
             "instance 0 finds nothing, and knows of 1",
             "instance 0 reads 0 from the database",
@@ -287,7 +287,7 @@ fn a_record_that_is_made_anew_at_0_is_not_enough() {
 #[test]
 fn to_take_a_tag_without_a_record_as_valid_is_not_enough() {
     violated(
-        &Tagged { absent: Absent::IsValid, ..USUAL },
+        &Tagged { absent: Absent::Valid, ..USUAL },
         &[
             "instance 0 finds nothing, and knows of 1",
             "instance 0 reads 0 from the database",
