@@ -49,6 +49,12 @@ impl<S: Clone> Steps<S> {
     }
 }
 
+/// A nonce that nobody has, which is as good as one that is drawn at random and never comes again. So readers who read for
+/// ever need no more nonces than there are readers.
+pub fn unused(used: impl Iterator<Item = u8> + Clone) -> u8 {
+    (1..).find(|nonce| used.clone().all(|used| used != *nonce)).expect("fewer are used than there are")
+}
+
 /// More than any of these models should have; one that has, has something in it that grows without end.
 const MOST_STATES: usize = 20_000_000;
 

@@ -3,7 +3,7 @@
 //! Three readers, who read for ever, and three writers. A GET that finds an entry changes nothing, and one that finds none
 //! leaves nothing behind: so neither is a step, and a read begins with the script that follows.
 
-use larder_model::{Model, Steps, holds, violated};
+use larder_model::{Model, Steps, holds, unused, violated};
 
 const READERS: usize = 3;
 const WRITERS: usize = 3;
@@ -71,16 +71,18 @@ enum Reader {
     Answered(Option<Nonce>, Version),
 }
 
+impl Reader {
+    fn fence(self) -> Option<Nonce> {
+        match self {
+            Self::Idle => None,
+            Self::Asking(fence) | Self::Answered(fence, _) => fence,
+        }
+    }
+}
+
 impl State {
-    /// As good as random: a number that nobody has.
     fn unused(&self) -> Nonce {
-        let is_used = |nonce| {
-            self.fence == Some(nonce)
-                || self.readers.iter().any(|reader| {
-                    matches!(reader, Reader::Asking(Some(held)) | Reader::Answered(Some(held), _) if *held == nonce)
-                })
-        };
-        (1..).find(|nonce| !is_used(*nonce)).expect("fewer are used than there are")
+        unused(self.fence.into_iter().chain(self.readers.iter().filter_map(|reader| reader.fence())))
     }
 }
 

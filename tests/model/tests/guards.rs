@@ -4,7 +4,7 @@
 //! database and store nothing. Three readers, who read for ever, and as many writers as the test says; `ends` is the script
 //! at the end.
 
-use larder_model::{Model, Steps, holds, violated};
+use larder_model::{Model, Steps, holds, unused, violated};
 
 const READERS: usize = 3;
 const WRITERS: usize = 2;
@@ -82,6 +82,15 @@ enum Reader {
     Answered(Nonce, Version),
 }
 
+impl Reader {
+    fn ticket(self) -> Option<Nonce> {
+        match self {
+            Self::Idle => None,
+            Self::Asking(ticket) | Self::Answered(ticket, _) => Some(ticket),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Writer {
     Idle,
@@ -110,16 +119,8 @@ impl State {
         self.ticket = None;
     }
 
-    /// As good as random: a number that nobody has.
     fn unused(&self) -> Nonce {
-        let is_used = |nonce| {
-            self.ticket == Some(nonce)
-                || self
-                    .readers
-                    .iter()
-                    .any(|reader| matches!(reader, Reader::Asking(held) | Reader::Answered(held, _) if *held == nonce))
-        };
-        (1..).find(|nonce| !is_used(*nonce)).expect("fewer are used than there are")
+        unused(self.ticket.into_iter().chain(self.readers.iter().filter_map(|reader| reader.ticket())))
     }
 }
 

@@ -5,7 +5,7 @@
 //! and purge far and publish; in one protocol it is the instance itself that writes. Far, tickets do what they do in
 //! `fences.rs`.
 
-use larder_model::{Model, Steps, holds, violated};
+use larder_model::{Model, Steps, holds, unused, violated};
 
 const NEAR_READERS: usize = 2;
 const READERS: usize = 3;
@@ -104,11 +104,8 @@ struct Writer {
 }
 
 impl State {
-    /// As good as random: a number that nobody has.
     fn unused(&self) -> Nonce {
-        let is_used =
-            |nonce| self.ticket == Some(nonce) || self.readers.iter().any(|reader| reader.ticket() == Some(nonce));
-        (1..).find(|nonce| !is_used(*nonce)).expect("fewer are used than there are")
+        unused(self.ticket.into_iter().chain(self.readers.iter().filter_map(|reader| reader.ticket())))
     }
 
     fn purge_near(&mut self) {

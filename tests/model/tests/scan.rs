@@ -4,7 +4,7 @@
 //! meanwhile. What it returns is removed by a later command. One resource, for the others are purged apart; three readers,
 //! who read for ever, and two writers, each of whom purges when it has written.
 
-use larder_model::{Model, Steps, holds, violated};
+use larder_model::{Model, Steps, holds, unused, violated};
 
 const READERS: usize = 3;
 const WRITERS: usize = 2;
@@ -37,6 +37,15 @@ enum Reader {
     Idle,
     Asking(Nonce),
     Answered(Nonce, Version),
+}
+
+impl Reader {
+    fn ticket(self) -> Option<Nonce> {
+        match self {
+            Self::Idle => None,
+            Self::Asking(ticket) | Self::Answered(ticket, _) => Some(ticket),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,16 +84,8 @@ impl Visit {
 }
 
 impl State {
-    /// As good as random: a number that nobody has.
     fn unused(&self) -> Nonce {
-        let is_used = |nonce| {
-            self.ticket == Some(nonce)
-                || self
-                    .readers
-                    .iter()
-                    .any(|reader| matches!(reader, Reader::Asking(held) | Reader::Answered(held, _) if *held == nonce))
-        };
-        (1..).find(|nonce| !is_used(*nonce)).expect("fewer are used than there are")
+        unused(self.ticket.into_iter().chain(self.readers.iter().filter_map(|reader| reader.ticket())))
     }
 
     /// No pass owes a key that is not there.

@@ -3,7 +3,7 @@
 //! Three readers, who read for ever, and three writers. The one way that stores it and holds, with a mark that begins
 //! before the write, is in `guards.rs`; what is stored as the answer to a POST is here.
 
-use larder_model::{Model, Steps, holds, violated};
+use larder_model::{Model, Steps, holds, unused, violated};
 
 const READERS: usize = 3;
 const WRITERS: usize = 3;
@@ -53,6 +53,15 @@ enum Reader {
     Answered(Nonce, Version),
 }
 
+impl Reader {
+    fn ticket(self) -> Option<Nonce> {
+        match self {
+            Self::Idle => None,
+            Self::Asking(ticket) | Self::Answered(ticket, _) => Some(ticket),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Writer {
     Idle,
@@ -63,16 +72,8 @@ enum Writer {
 }
 
 impl State {
-    /// As good as random: a number that nobody has.
     fn unused(&self) -> Nonce {
-        let is_used = |nonce| {
-            self.ticket == Some(nonce)
-                || self
-                    .readers
-                    .iter()
-                    .any(|reader| matches!(reader, Reader::Asking(held) | Reader::Answered(held, _) if *held == nonce))
-        };
-        (1..).find(|nonce| !is_used(*nonce)).expect("fewer are used than there are")
+        unused(self.ticket.into_iter().chain(self.readers.iter().filter_map(|reader| reader.ticket())))
     }
 
     fn purge(&mut self) {
