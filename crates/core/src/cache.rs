@@ -161,7 +161,8 @@ impl Cache {
     /// Purges what the origin may go on to answer as it was for as long as `lag`, as one does that reads from replicas of a
     /// database.
     ///
-    /// Nothing of a resource that is named by its key is stored meanwhile. What is named otherwise is purged once more when the
+    /// Nothing of a resource that is named by its key is stored meanwhile, unless a server with too little memory evicts what
+    /// tells so. What is named otherwise is purged once more when the
     /// time is over, if this process still lives.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ const MARK_LIFE: Duration = Duration::from_secs(30);
 ///
 /// Meanwhile nothing of a resource that is named by its key is found or stored: requests go to the origin, and what they bring
 /// is theirs only. If this process dies, that ends after 30 s; a transaction that lives longer than its process by more could
-/// leave an old answer behind. What is named otherwise (by tags, a pattern, or all of it) is purged at the beginning and at the
+/// leave an old answer behind, and so could a process that dies after a server with too little memory has evicted the mark. What is named otherwise (by tags, a pattern, or all of it) is purged at the beginning and at the
 /// end, so that what was fetched in between is gone at the end.
 ///
 /// Dropped without being committed, it purges all the same, in the background: whether the change was made is not known then.
