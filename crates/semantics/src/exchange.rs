@@ -188,7 +188,7 @@ impl Lookup {
                 return Selected::Variant(Self { variant: Some(entry), ..self }, variant);
             }
         };
-        let (form, stale) = (self.form(headers, response), response.staleness(now));
+        let form = self.form(headers, response);
         match (self.fitness(response, now), form) {
             (Fitness::Fresh, Some(form)) if self.is_due(response, now, seed) => {
                 let hit = Hit { entry: entry.clone(), form, stale: None };
@@ -196,7 +196,7 @@ impl Lookup {
             }
             (Fitness::Fresh, Some(form)) => Selected::Hit(Hit { entry, form, stale: None }),
             (Fitness::StaleWhileRevalidated | Fitness::Unfit(Reason::Expired), Some(form))
-                if response.is_throttled(now) && self.client.stale_if_error.is_none_or(|asked| stale < asked) =>
+                if response.is_throttled(now) && self.accepts_errors_for(response.staleness(now)) =>
             {
                 Selected::Hit(Hit { entry, form, stale: Some(Reason::ErrorThrottled) })
             }
@@ -228,6 +228,11 @@ impl Lookup {
                 self.forward(Reason::ClientDirective, None, headers).having_seen(seen)
             }
         }
+    }
+
+    /// Whether the client takes what has been stale for so long in place of an error.
+    fn accepts_errors_for(&self, stale: Duration) -> bool {
+        self.client.stale_if_error.is_none_or(|asked| stale < asked)
     }
 
     /// Whether it is time to fetch a fresh response anew.
@@ -445,7 +450,7 @@ impl Hit {
             return Answer { status, headers: HeaderMap::new(), body: Bytes::new(), is_whole: false };
         };
         let is_whole = form == Form::Whole;
-        let held = Extent::stated(status, &headers, &body);
+        let stored = status;
         let body = match form {
             Form::Whole => body,
             Form::Head => {
@@ -461,10 +466,12 @@ impl Hit {
             }
             Form::Parts(parts) => {
                 status = StatusCode::PARTIAL_CONTENT;
+                let held = Extent::stated(stored, &headers, &body);
                 range::partial(&parts, held, id, &mut headers, &body)
             }
             Form::Unsatisfiable => {
                 status = StatusCode::RANGE_NOT_SATISFIABLE;
+                let held = Extent::stated(stored, &headers, &body);
                 range::leave_for_unsatisfiable(&mut headers, held.length());
                 Bytes::new()
             }
