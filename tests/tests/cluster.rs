@@ -247,7 +247,9 @@ async fn a_master_without_a_replica_costs_its_own_slots_nothing_but_the_cache() 
         asked.iter().filter(|asked| asked.at > killed + Duration::from_millis(500) && parts.are_of(2)(asked)).collect();
     let waited = later.iter().filter(|asked| asked.took > Duration::from_millis(20)).count();
     assert!(later.len() > 50 && waited * 50 <= later.len(), "{waited} of {} waited", later.len());
-    assert!(later.iter().all(|asked| asked.word == "BYPASS"), "{:?}", outcomes(later.iter().copied()));
+    // Who asks for the same page at the same time still gets one answer with the others.
+    let passed_by = |asked: &&&Asked| asked.word == "BYPASS" || asked.status.contains("collapsed");
+    assert_eq!(later.iter().filter(passed_by).count(), later.len(), "{:?}", outcomes(later.iter().copied()));
     let restarted = Instant::now();
     cluster.restart(2);
     let recovered = until_hits(&load, restarted, parts.are_of(2)).await;
