@@ -278,9 +278,10 @@ async fn a_master_without_a_replica_costs_its_own_slots_nothing_but_the_cache() 
         .collect();
     let waited = later.iter().filter(|asked| asked.took > Duration::from_millis(20)).count();
     assert!(later.len() > 50 && waited * 50 <= later.len(), "{waited} of {} waited", later.len());
-    // Those that come at the same time share what the origin answers, also without a store.
-    let around = later.iter().filter(|asked| asked.word == "BYPASS").count();
-    assert!(around * 10 > later.len() * 9, "{:?}", outcomes(later.iter().copied()));
+    // Who asks for the same page at the same time still gets one answer with the others.
+    let passed_by =
+        |asked: &&&Asked| asked.word == "BYPASS" || ["collapsed", "near"].iter().any(|way| asked.status.contains(way));
+    assert_eq!(later.iter().filter(passed_by).count(), later.len(), "{:?}", outcomes(later.iter().copied()));
     let restarted = Instant::now();
     cluster.restart(lost);
     let recovered = until_hits(&load, restarted, parts.are_of(lost)).await;

@@ -49,6 +49,19 @@ async fn what_the_sentinels_refuse_is_an_error_at_the_start() {
     assert!(unknown.to_string().contains("knows no service \"casche\""), "{unknown}");
 }
 
+#[tokio::test]
+async fn a_user_of_the_sentinels_needs_two_commands() {
+    let mut sentinels = RedisSentinels::start();
+    for sentinel in 0..3 {
+        let user = ["ACL", "SETUSER", "larder", "on", ">secret", "-@all"];
+        let may = ["+client|id", "+sentinel|get-master-addr-by-name"];
+        sentinels.sentinel_mut(sentinel).cli(&[&user[..], &may[..]].concat());
+    }
+    let config = config(&sentinels.url()).sentinel_username("larder").sentinel_password("secret");
+    let store = RedisStore::connect(config).await.expect("a store");
+    put(&store, &key("a"), "x").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_that_are_not_there_are_done_without() {
     let mut sentinels = RedisSentinels::start();

@@ -413,10 +413,10 @@ impl Lane {
     fn shut(&self, why: &str) {
         if self.open.swap(false, Ordering::Relaxed) {
             tracing::warn!(server = self.server(), role = self.role, why, "lost the connection to Redis");
-            self.alarm.notify_one();
         } else {
             tracing::debug!(server = self.server(), role = self.role, why, "still not connected to Redis");
         }
+        self.alarm.notify_one();
     }
 
     /// Warns of servers that show different times: when the one that keeps it fails, the time jumps by so much.

@@ -751,11 +751,7 @@ impl Core {
     }
 
     async fn probe(&self, key: Option<&String>) -> Result<(), Fault> {
-        let token = Bytes::from(fastrand::u64(..).to_string());
-        if self.data.call_any(Patience::Read, "PING", vec![token.clone()]).await? != Reply::Bytes(token) {
-            self.data.foreign("");
-            return Err(Fault::Foreign);
-        }
+        self.data.ping().await?;
         if let Some(key) = key {
             let key = Bytes::copy_from_slice(key.as_bytes());
             match self.data.get(key).await {
