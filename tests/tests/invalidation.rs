@@ -1,5 +1,5 @@
 //! What one process invalidates, as others see it: several instances on one Redis, with a tier of their own before it or
-//! without one.
+//! without one. How soon they hear of it is the question, so time is real here.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -561,4 +561,21 @@ async fn row_16_a_response_is_never_found_without_its_tags() {
     let version = truth.change();
     two.cache.purge(Purge::tag("a")).await.expect("a purge");
     assert_eq!(three.ask("/a").await.0, version);
+}
+
+/// A write that cannot be told to Redis at its end is not forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_ends_while_redis_is_away_is_purged_once_it_is_back() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let config = RedisConfig::url(&server.url()).expect("a URL").recovery(Recovery::Trust).defer_purges();
+    let store = RedisStore::connect(config).await.expect("a store");
+    let one = Instance { cache: Cache::builder().store(store).build().expect("a cache"), truth: truth.clone() };
+    one.warm("/a").await;
+    server.stop();
+    let write = one.cache.begin_write(Purge::key("route:GET:h:/a")).await;
+    assert!(!write.is_held());
+    let version = truth.change();
+    assert!(write.commit().await.expect("a receipt").is_deferred);
+    server.cont();
+    assert_eq!(returns(&one, "/a").await.0, version);
 }

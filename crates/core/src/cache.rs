@@ -144,7 +144,8 @@ impl Cache {
         superseded == Ok(true)
     }
 
-    /// Begins a change at the origin of what `purge` names; whether it is soft does not count.
+    /// Begins a change at the origin of what `purge` names; whether it is soft does not count. Dropping the future may leave a
+    /// resource marked for 30 s, in which nothing of it is stored.
     ///
     /// ```
     /// # async fn example(cache: larder::Cache) -> Result<(), larder::StoreError> {

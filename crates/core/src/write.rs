@@ -58,7 +58,7 @@ impl WriteGuard {
     ///
     /// # Errors
     ///
-    /// As [`Cache::purge`]. What was marked then stays so for 30 s at most.
+    /// As [`Cache::purge`]: what is stored may then be from before. Dropping the future leaves the rest to the background.
     pub async fn commit(mut self) -> Result<Receipt, StoreError> {
         self.heartbeat.take().inspect(AbortHandle::abort);
         let (cache, purge, mark) = (self.cache.clone(), self.purge.clone(), self.mark.clone());
@@ -73,8 +73,8 @@ impl WriteGuard {
 /// Ends the mark, if there is one, and purges.
 async fn end(cache: Cache, purge: Purge, mark: Option<(Key, EntryId)>) -> Result<Receipt, StoreError> {
     if let Some((key, nonce)) = mark {
-        // Before the purge, which then also removes what was not marked.
-        cache.unmark(&key, nonce).await?;
+        // One that cannot be ended runs out by itself; the purge is what must not be left out.
+        let _ = cache.unmark(&key, nonce).await;
     }
     cache.purge(purge).await
 }
