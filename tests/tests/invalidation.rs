@@ -579,3 +579,41 @@ async fn a_write_that_ends_while_redis_is_away_is_purged_once_it_is_back() {
     server.cont();
     assert_eq!(returns(&one, "/a").await.0, version);
 }
+
+/// What others write into the keys of the clock, the records and the log is as if it were not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_bytes_in_the_control_keys_cost_misses_only() {
+    let foreign: [&[&str]; 12] = [
+        &["SET", "{larder}:clock", "x"],
+        &["SET", "{larder}:clock", "1.5"],
+        &["SET", "{larder}:clock", "0x10"],
+        &["SET", "{larder}:clock", "99999999999999999999999"],
+        &["LPUSH", "{larder}:clock", "1"],
+        &["SET", "{larder}:gen", "hello"],
+        &["SET", "{larder}:gen", "99999999999999999999999:1"],
+        &["LPUSH", "{larder}:gen", "1"],
+        &["SET", "{larder}:tag:a", "hello"],
+        &["XADD", "{larder}:log", "*", "a", "b"],
+        &["XADD", "{larder}:log", "*", "before", "0-0", "text", "x"],
+        &["SET", "{larder}:log", "hello"],
+    ];
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    for words in foreign {
+        let one = Instance::far(&server.url(), &truth).await;
+        one.warm("/a").await;
+        if words[0] != "XADD" {
+            server.cli(&["DEL", words[1]]);
+        }
+        server.cli(words);
+        let two = Instance::far(&server.url(), &truth).await;
+        for instance in [&two, &one] {
+            instance.warm("/a").await;
+        }
+        for purge in [Purge::tag("a"), Purge::all(), Purge::key("route:GET:h:/a")] {
+            let version = truth.change();
+            two.cache.purge(purge.clone()).await.unwrap_or_else(|error| panic!("{words:?}, {purge:?}: {error}"));
+            one.hears("/a", version).await;
+            one.warm("/a").await;
+        }
+    }
+}

@@ -362,7 +362,11 @@ impl Log {
         let mut state = self.state_mut();
         let was_out = state.vouched.is_some_and(|until| asked + LEASE > until + self.outage_after);
         (state.clock, state.all) = (state.clock.max(clock), state.all.and(all));
-        let is_whole = mine.is_none_or(|mine| last >= mine && self.take_note_of_missed(&mut state, missed));
+        let is_whole = mine.is_none_or(|mine| {
+            // Where something was logged and it may not be read, it is lost as well.
+            let is_told = last == mine || !missed.is_empty();
+            last >= mine && is_told && self.take_note_of_missed(&mut state, missed)
+        });
         if !is_whole {
             tracing::warn!(namespace = self.name, "invalidations were lost: what was known of them is forgotten");
             state.tags.clear();

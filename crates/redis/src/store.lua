@@ -172,6 +172,13 @@ end
 -- How many invalidations are logged, about.
 local LONGEST_LOG = 10000
 
+-- A time of the clock as it was stored; nothing, if it is none that could be counted on from.
+local function clock_time(text)
+  if type(text) ~= 'string' or #text > 16 or not string.match(text, '^%d+$') then return nil end
+  if tonumber(text) > 9000000000000000 then return nil end
+  return text
+end
+
 -- The clock of a namespace advances with every invalidation and with nothing else. It is never behind Redis' own time when
 -- it does, so that one which was lost begins beyond whatever it had shown.
 local function advance(clock, log)
@@ -179,7 +186,7 @@ local function advance(clock, log)
   redis.pcall('XTRIM', log, 'MAXLEN', '~', LONGEST_LOG)
   local time = redis.call('TIME')
   local at = time[1] * 1000000 + time[2]
-  local last = tonumber(redis.pcall('GET', clock) or '') or 0
+  local last = tonumber(clock_time(redis.pcall('GET', clock)) or '0')
   if at <= last then at = last + 1 end
   at = string.format('%.0f', at)
   redis.call('SET', clock, at)
@@ -189,10 +196,11 @@ end
 
 -- A record tells when a tag, or the namespace, was invalidated last: `<hard>:<soft>`. What has none may have been invalidated
 -- at any time until now.
-local function record(key)
-  local text = redis.pcall('GET', key)
+local function record(text)
   if type(text) ~= 'string' then return nil end
-  return string.match(text, '^(%d+):(%d+)$')
+  local gone, stale = string.match(text, '^(%d+):(%d+)$')
+  if not clock_time(gone) or not clock_time(stale) then return nil end
+  return gone, stale
 end
 
 local function keep(key, gone, stale, life)
@@ -229,24 +237,24 @@ end
 function operations.beat(clock, generation, log)
   local held, last = redis.pcall('MGET', clock, generation), last_of(log)
   -- A user who may read only one key at a time.
-  if held.err then held = {redis.call('GET', clock), redis.call('GET', generation)} end
-  local at = held[1] and tonumber(held[1]) and held[1] or advance(clock, log)
-  local answer = {at, held[2] or keep(generation, at, '0'), last}
+  if held.err then held = {redis.pcall('GET', clock), redis.pcall('GET', generation)} end
+  local at = clock_time(held[1]) or advance(clock, log)
+  local gone, stale = record(held[2])
+  local answer = {at, gone and gone .. ':' .. stale or keep(generation, at, '0'), last}
   if ARGV[3] == '' or ARGV[3] == last then return answer end
   local missed = redis.pcall('XRANGE', log, '(' .. ARGV[3], '+', 'COUNT', 1000)
   for _, entry in ipairs(missed.err and {} or missed) do
-    answer[#answer + 1] = entry[1] .. '|' .. entry[2][2] .. '|' .. entry[2][4]
+    answer[#answer + 1] = entry[1] .. '|' .. entry[2][2] .. '|' .. (entry[2][4] or '')
   end
   return answer
 end
 
 -- Keys: the clock, the log, and the records of tags, made anew where there is none. Arguments: the life of a record.
 function operations.recall(clock, log)
-  local at = redis.pcall('GET', clock)
-  if type(at) ~= 'string' or not tonumber(at) then at = advance(clock, log) end
+  local at = clock_time(redis.pcall('GET', clock)) or advance(clock, log)
   local answer = {at}
   for i = 3, #KEYS do
-    local gone, stale = record(KEYS[i])
+    local gone, stale = record(redis.pcall('GET', KEYS[i]))
     if not gone then
       gone, stale = at, '0'
       -- A full server may refuse; then it is made anew by whoever asks next.
@@ -264,7 +272,7 @@ function operations.invalidate(clock, log)
   if string.sub(line, 1, 1) == 'a' then life = nil end
   local at = advance(clock, log)
   for i = 3, #KEYS do
-    local gone, stale = record(KEYS[i])
+    local gone, stale = record(redis.pcall('GET', KEYS[i]))
     if mode == 's' and gone then keep(KEYS[i], gone, at, life) else keep(KEYS[i], at, stale or '0', life) end
   end
   return {at, append(log, channel, sender, at, mode .. line)}
