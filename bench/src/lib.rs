@@ -3,6 +3,7 @@
 pub mod faults;
 pub mod hit;
 pub mod miss;
+pub mod process;
 pub mod races;
 pub mod redis;
 pub mod stampede;

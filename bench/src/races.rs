@@ -1,5 +1,6 @@
 //! Invalidations racing fetches: one process changes and invalidates, many read meanwhile, and every answer is checked.
 
+use crate::process::Outcome;
 use bytes::Bytes;
 use fred::prelude::{Builder, Client, ClientLike, Config, Expiration, KeysInterface, ReconnectPolicy, SetOptions};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -18,8 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tower::{Layer, ServiceExt, service_fn};
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How what is stored is kept from being older than what was invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

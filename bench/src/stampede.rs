@@ -1,6 +1,6 @@
 //! A stampede: many clients of many processes that want the same at once.
 
-use crate::table::ratio;
+use crate::{process::Outcome, table::ratio};
 use bytes::Bytes;
 use fred::prelude::{Builder, ClientLike, Config, Expiration, KeysInterface, ReconnectPolicy, SetOptions};
 use http::{Request, Response};
@@ -10,7 +10,6 @@ use larder_redis::RedisStore;
 use std::{
     collections::HashMap,
     convert::Infallible,
-    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -44,7 +43,7 @@ impl Origin {
     /// # Errors
     ///
     /// When no port can be listened on.
-    pub async fn start() -> Result<Self, Box<dyn Error>> {
+    pub async fn start() -> Outcome<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, seen) = (listener.local_addr()?.to_string(), Seen::default());
         let shared = seen.clone();
@@ -148,7 +147,7 @@ impl Instance {
     /// # Errors
     ///
     /// When that is not possible.
-    pub async fn connect(redis: &str, origin: &str) -> Result<Self, Box<dyn Error>> {
+    pub async fn connect(redis: &str, origin: &str) -> Outcome<Self> {
         let raw =
             Builder::from_config(Config::from_url(redis)?).set_policy(ReconnectPolicy::new_constant(0, 200)).build()?;
         raw.init().await?;
@@ -218,7 +217,7 @@ async fn polled(raw: &fred::prelude::Client, origin: &str, path: &str) -> Option
 /// # Errors
 ///
 /// When Redis cannot be reached.
-pub async fn uncacheable(redis: &str) -> Result<(f64, f64), Box<dyn Error>> {
+pub async fn uncacheable(redis: &str) -> Outcome<(f64, f64)> {
     let cache = Cache::builder().namespace("uncacheable").store(RedisStore::connect(redis).await?).build()?;
     let handler = service_fn(|_: Request<Empty<Bytes>>| async {
         tokio::time::sleep(Duration::from_millis(5)).await;

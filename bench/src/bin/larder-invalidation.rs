@@ -7,20 +7,17 @@ use larder::{
     semantics::{Namespace, Timestamp},
 };
 use larder_bench::{
+    process::{Outcome, Process},
     races::{Instance, PAGES, Way},
     stampede::now_nanos,
 };
 use larder_redis::RedisStore;
 use larder_tests::RedisServer;
 use std::{
-    error::Error,
-    io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 use tokio::runtime::Runtime;
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const PROCESSES: usize = 4;
 const READERS: usize = 16;
@@ -78,45 +75,8 @@ async fn serve(redis: &str, way: &str) -> Outcome<()> {
     Ok(())
 }
 
-struct Process {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Process {
-    fn start(redis: &str, way: &str) -> Outcome<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["instance", redis, way])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (orders, answers) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);
-        let mut process = Self { child, orders, answers: BufReader::new(answers) };
-        process.line()?;
-        Ok(process)
-    }
-
-    fn order(&mut self, order: &str) -> Outcome<()> {
-        Ok(writeln!(self.orders, "{order}")?)
-    }
-
-    fn line(&mut self) -> Outcome<String> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        if line.is_empty() { Err("a process has ended".into()) } else { Ok(line.trim().to_owned()) }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn fleet(redis: &str, way: &str) -> Outcome<Vec<Process>> {
-    (0..PROCESSES).map(|_| Process::start(redis, way)).collect()
+    (0..PROCESSES).map(|_| Process::start(&["instance", redis, way])).collect()
 }
 
 async fn measure() -> Outcome<()> {

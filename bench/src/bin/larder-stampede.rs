@@ -1,14 +1,12 @@
 //! Four processes meet a cold key, an answer that is not stored, and a leader that is killed: how often the origin is
 //! asked, and when those who wait are answered. `cargo xtask bench stampede` runs it.
 
-use larder_bench::stampede::{Instance, Lock, Origin, now_nanos, uncacheable};
-use larder_tests::RedisServer;
-use std::{
-    error::Error,
-    io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
-    time::Duration,
+use larder_bench::{
+    process::{Outcome, Process},
+    stampede::{Instance, Lock, Origin, now_nanos, uncacheable},
 };
+use larder_tests::RedisServer;
+use std::{process::ExitCode, time::Duration};
 use tokio::runtime::Runtime;
 
 const PROCESSES: usize = 4;
@@ -33,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 /// A process of the fleet, which does as it is told on its standard input.
-async fn serve(redis: &str, origin: &str) -> Result<(), Box<dyn Error>> {
+async fn serve(redis: &str, origin: &str) -> Outcome<()> {
     let instance = Instance::connect(redis, origin).await?;
     println!("ready");
     for line in std::io::stdin().lines() {
@@ -47,55 +45,18 @@ async fn serve(redis: &str, origin: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-struct Process {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+/// When the leader of a process was answered, if it had one, its first client and the middle one; and how many failed.
+fn times(process: &mut Process) -> Outcome<[u64; 4]> {
+    let line = process.line()?;
+    let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    numbers.try_into().map_err(|_| format!("not an answer: {line}").into())
 }
 
-impl Process {
-    fn start(redis: &str, origin: &str) -> Result<Self, Box<dyn Error>> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["instance", redis, origin])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (orders, answers) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);
-        let mut process = Self { child, orders, answers: BufReader::new(answers) };
-        process.line()?;
-        Ok(process)
-    }
-
-    fn order(&mut self, way: &str, path: &str) -> Result<(), Box<dyn Error>> {
-        Ok(writeln!(self.orders, "{way} {path}")?)
-    }
-
-    fn line(&mut self) -> Result<String, Box<dyn Error>> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        Ok(line.trim().to_owned())
-    }
-
-    /// When its leader was answered, if it had one, its first client and the middle one; and how many failed.
-    fn times(&mut self) -> Result<[u64; 4], Box<dyn Error>> {
-        let line = self.line()?;
-        let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        numbers.try_into().map_err(|_| format!("not an answer: {line}").into())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn measure() -> Result<(), Box<dyn Error>> {
+async fn measure() -> Outcome<()> {
     let (redis, origin) = (RedisServer::start(), Origin::start().await?);
     let mut fleet = Vec::new();
     for _ in 0..PROCESSES {
-        fleet.push(Process::start(redis.url().as_str(), origin.address())?);
+        fleet.push(Process::start(&["instance", redis.url().as_str(), origin.address()])?);
     }
     println!(
         "| {PROCESSES} processes, {CLIENTS} clients each, one cold key | origin calls | in the leader's process, ms | first of another process, ms | failed |"
@@ -106,9 +67,9 @@ async fn measure() -> Result<(), Box<dyn Error>> {
         for round in 0..ROUNDS {
             let path = format!("/page/{way}/{round}");
             for process in &mut fleet {
-                process.order(way, &path)?;
+                process.order(&format!("{way} {path}"))?;
             }
-            let times = fleet.iter_mut().map(Process::times).collect::<Result<Vec<_>, _>>()?;
+            let times = fleet.iter_mut().map(times).collect::<Result<Vec<_>, _>>()?;
             let answered = origin.answered(&path);
             calls.push(origin.calls(&path));
             let millis = |at: u64| at as f64 / 1e6 - answered as f64 / 1e6;
@@ -135,15 +96,15 @@ fn middle(times: Vec<f64>) -> String {
 }
 
 /// The process whose client leads is killed while the origin hangs; how long until another asks.
-fn killed(fleet: &mut [Process], origin: &Origin) -> Result<(), Box<dyn Error>> {
+fn killed(fleet: &mut [Process], origin: &Origin) -> Outcome<()> {
     let path = "/hang/killed";
-    fleet[0].order("larder", path)?;
+    fleet[0].order(&format!("larder {path}"))?;
     while origin.calls(path) == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    fleet[1].order("larder", path)?;
+    fleet[1].order(&format!("larder {path}"))?;
     std::thread::sleep(Duration::from_millis(500));
-    fleet[0].child.kill()?;
+    fleet[0].kill()?;
     let killed_at = now_nanos();
     while origin.calls(path) < 2 {
         if now_nanos() - killed_at > 20_000_000_000 {
@@ -153,7 +114,7 @@ fn killed(fleet: &mut [Process], origin: &Origin) -> Result<(), Box<dyn Error>> 
     }
     println!("\n| the leader's process is killed | |\n|---|---:|");
     println!("| the origin is asked again after | {:.2} s |", (now_nanos() - killed_at) as f64 / 1e9);
-    let times = fleet[1].times()?;
+    let times = times(&mut fleet[1])?;
     println!("| origin calls | {} |\n| clients that failed | {} |", origin.calls(path), times[3]);
     Ok(())
 }

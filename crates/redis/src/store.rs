@@ -818,6 +818,7 @@ fn refusal(fault: &Fault, server: &str) -> Result<(), ConnectError> {
 /// Does what was deferred, as soon as it can be.
 async fn catch_up(core: Weak<Core>) {
     let Some(mut connections) = core.upgrade().map(|core| core.data.connections()) else { return };
+    let mut is_told = false;
     loop {
         let Some((pending, is_open)) = core.upgrade().map(|core| (core.pending.clone(), core.data.is_open())) else {
             return;
@@ -832,9 +833,14 @@ async fn catch_up(core: Weak<Core>) {
         };
         let Some(core) = core.upgrade() else { return };
         match core.purge(&first.0, &first.1).await {
-            Ok(_) => pending.done(&first),
+            Ok(_) => {
+                is_told = false;
+                pending.done(&first);
+            }
             Err(error) => {
-                tracing::warn!(%error, "a purge that was deferred is not done yet");
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "a purge that was deferred is not done yet: nothing is read before it is");
+                }
                 drop(core);
                 sleep(RETRY_AFTER).await;
             }
