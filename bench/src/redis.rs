@@ -4,7 +4,7 @@ use crate::hit;
 use bytes::Bytes;
 use fred::prelude::{Builder, ClientLike, Config, KeysInterface, ReconnectPolicy};
 use http_body_util::BodyExt;
-use larder::{Cache, CacheService, Ttl};
+use larder::{Cache, CacheService, Deadlines, Ttl};
 use larder_redis::RedisStore;
 use larder_tests::RedisServer;
 use std::{
@@ -30,7 +30,11 @@ impl Sides {
             .build()?;
         raw.init().await?;
         let store = RedisStore::connect(server.url().as_str()).await?;
-        let cache = Cache::builder().store(store).build()?;
+        // A profiler slows everything down, and a deadline that passes is no hit.
+        let patient = Duration::from_secs(5);
+        let deadlines = Deadlines { read: patient, fill: patient, purge: patient };
+        let cache =
+            Cache::builder().store(store).deadlines(deadlines).store_budget(patient).lock_wait(2 * patient).build()?;
         let mut cached = cache.layer().ttl(Ttl::STANDARD).layer(hit::router());
         let request = hit::request();
         cached.call(request).await?.into_body().collect().await?;

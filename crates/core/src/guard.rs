@@ -6,8 +6,15 @@ use crate::{
     store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
 };
 use larder_semantics::{EntryId, EntryKey, Key, Namespace, Timestamp, exchange::Filling};
-use std::{future::Future, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout};
+use pin_project_lite::pin_project;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// How long operations on a store may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,33 +63,22 @@ impl<S: Store> Guard<S> {
         self.writes.is_closed()
     }
 
-    async fn guarded<T>(
-        &self,
-        side: Side,
-        deadline: Duration,
-        operation: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        if self.store.is_divided() {
-            return timeout(deadline, operation).await.unwrap_or(Err(StoreError::Timeout));
-        }
-        let breaker = self.breaker(side);
-        if !breaker.is_closed() {
-            return Err(StoreError::BreakerOpen);
-        }
-        let began = Instant::now();
-        let result = timeout(deadline, operation).await.unwrap_or(Err(StoreError::Timeout));
-        let ended = Instant::now();
-        let call = match &result {
+    fn guarded<F>(&self, side: Side, deadline: Duration, operation: F) -> Guarded<'_, S, F> {
+        Guarded { guard: self, side, deadline, operation, timer: None }
+    }
+
+    /// Takes note of how an operation ended.
+    fn note<T>(&self, side: Side, took: Duration, deadline: Duration, result: &Result<T, StoreError>, ended: Instant) {
+        let call = match result {
             Err(error) if counts(side, error) => Call::Failed,
-            _ if ended - began > deadline / 2 => Call::Slow,
+            _ if took > deadline / 2 => Call::Slow,
             _ => Call::Well,
         };
-        if breaker.note(call, ended) {
+        if self.breaker(side).note(call, ended) {
             let why = result.as_ref().err().map_or_else(|| "too slow".to_owned(), ToString::to_string);
             tracing::warn!(breaker = side.name(), why, "the store is failing: answering without it");
             self.keep_probing(side);
         }
-        result
     }
 
     fn breaker(&self, side: Side) -> &Arc<Breaker> {
@@ -100,7 +96,7 @@ impl<S: Store> Guard<S> {
             let began = Instant::now();
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(breaker.pause()) => {}
+                    () = sleep(breaker.pause()) => {}
                     () = store.reconnected() => {}
                 }
                 observe::breaker(side.name(), observe::BreakerState::HalfOpen);
@@ -113,6 +109,57 @@ impl<S: Store> Guard<S> {
             observe::breaker(side.name(), observe::BreakerState::Closed);
             tracing::info!(breaker = side.name(), after = ?began.elapsed(), "the store answers again");
         });
+    }
+}
+
+pin_project! {
+    /// An operation on its way. Written out, because an `async fn` would keep it twice, and copy it each time.
+    struct Guarded<'g, S, F> {
+        guard: &'g Guard<S>,
+        side: Side,
+        deadline: Duration,
+        #[pin]
+        operation: F,
+        #[pin]
+        timer: Option<Timer>,
+    }
+}
+
+pin_project! {
+    /// What ends an operation that is not done at once.
+    struct Timer {
+        began: Instant,
+        #[pin]
+        over: Sleep,
+    }
+}
+
+impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<'_, S, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let (guard, side, deadline) = (*this.guard, *this.side, *this.deadline);
+        let has_breaker = !guard.store.is_divided();
+        if this.timer.is_none() {
+            if has_breaker && !guard.breaker(side).is_closed() {
+                return Poll::Ready(Err(StoreError::BreakerOpen));
+            }
+            this.timer.set(Some(Timer { began: Instant::now(), over: sleep(deadline) }));
+        }
+        let Some(timer) = this.timer.as_pin_mut().map(Timer::project) else { return Poll::Pending };
+        let result = match this.operation.poll(context) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                ready!(timer.over.poll(context));
+                Err(StoreError::Timeout)
+            }
+        };
+        if has_breaker {
+            let ended = Instant::now();
+            guard.note(side, ended - *timer.began, deadline, &result, ended);
+        }
+        Poll::Ready(result)
     }
 }
 

@@ -22,8 +22,9 @@ use larder::{
     store::{Listener, Selector},
 };
 use std::{
+    borrow::Cow,
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::sleep};
@@ -48,6 +49,8 @@ pub(crate) struct Logs {
     recovery: Recovery,
     outage_after: Duration,
     pending: Arc<Pending>,
+    /// The log that was asked for first: mostly the only one.
+    first: OnceLock<Arc<Log>>,
     known: RwLock<HashMap<String, Arc<Log>>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -62,14 +65,18 @@ impl Logs {
     ) -> Self {
         let sender = format!("{:016x}", fastrand::u64(..));
         let (recovery, outage_after) = (config.recovery, config.outage_after);
-        let (known, tasks) = (RwLock::default(), Mutex::default());
-        Self { lanes, wakes, runtime, sender, recovery, outage_after, pending, known, tasks }
+        let (first, known, tasks) = (OnceLock::new(), RwLock::default(), Mutex::default());
+        Self { lanes, wakes, runtime, sender, recovery, outage_after, pending, first, known, tasks }
     }
 
     /// The log of a namespace, which is followed from now on.
-    pub(crate) fn of(&self, namespace: &Namespace) -> Arc<Log> {
+    pub(crate) fn of(&self, namespace: &Namespace) -> Cow<'_, Arc<Log>> {
+        let first = self.first.get_or_init(|| self.open(namespace));
+        if first.name == namespace.name() {
+            return Cow::Borrowed(first);
+        }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(namespace.name()).cloned();
-        known.unwrap_or_else(|| self.open(namespace))
+        Cow::Owned(known.unwrap_or_else(|| self.open(namespace)))
     }
 
     fn open(&self, namespace: &Namespace) -> Arc<Log> {
@@ -243,6 +250,13 @@ impl Log {
             self.catch_up().await?;
         }
         Ok(self.state().clock)
+    }
+
+    /// What is left of a response with these tags that was born when the clock showed `born`, if nothing has to be asked for.
+    pub(crate) fn known_standing(&self, tags: &[String], born: u64) -> Option<Standing> {
+        let state = self.state();
+        let record = state.record(&self.name, tags).ok().filter(|_| state.is_vouched());
+        record.map(|record| record.leaves(born))
     }
 
     /// What is left of a response with these tags that was born when the clock showed `born`.

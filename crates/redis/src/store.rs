@@ -434,7 +434,12 @@ impl Core {
         let Found::Entry(entry, copied) = &found else { return Ok(found) };
         let Content::Response(response) = &entry.content else { return Ok(found) };
         let log = self.logs.of(&key.namespace);
-        Ok(match log.standing(&response.tags, response.born).await? {
+        let standing = match log.known_standing(&response.tags, response.born) {
+            Some(standing) => standing,
+            // Boxed, as it is rare, and large enough to tell in every other read.
+            None => Box::pin(log.standing(&response.tags, response.born)).await?,
+        };
+        Ok(match standing {
             Standing::Valid => found,
             Standing::StaleSince(at) => Found::Entry(Arc::new(entry.stale_since(at)), *copied),
             Standing::Gone => Found::Invalidated(entry.id),
