@@ -18,8 +18,10 @@ use metrics_util::{
 };
 use redis_entries::*;
 use std::{
+    future::Future,
     io,
     sync::{Arc, Mutex, OnceLock},
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 use tokio::{task::JoinSet, time::sleep};
@@ -129,6 +131,16 @@ async fn too_many_at_once_is_busy_and_no_outage() {
     assert!(matches!(store.claim(&key("large"), Seen::Absent).await, Ok(Claim::Granted(_))), "the ticket is free");
 
     proxy.latency(Duration::from_millis(20));
+    let small = key("small");
+    let mut waiting: Vec<_> = (0..8).map(|_| Box::pin(store.get(&small))).collect();
+    for read in &mut waiting {
+        assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert_eq!(body(&store, &small).await, Err(StoreError::Busy));
+    let claimed = store.claim(&key("missed"), Seen::Absent).await;
+    assert!(matches!(claimed, Ok(Claim::Granted(_))), "reads leave room for who fetches what they miss: {claimed:?}");
+    drop(waiting);
+
     let mut reads = JoinSet::new();
     for _ in 0..100 {
         let store = store.clone();

@@ -27,13 +27,15 @@ struct Inner {
     running: AtomicUsize,
     idle: Notify,
     refreshes: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
 }
 
 impl Background {
-    /// With so many refreshes at the same time at most.
-    pub(crate) fn new(refreshes: usize) -> Self {
-        let refreshes = Arc::new(Semaphore::new(refreshes.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Inner { running: AtomicUsize::new(0), idle: Notify::new(), refreshes }))
+    /// With so many refreshes, and so many fetches whose clients have left, at the same time at most.
+    pub(crate) fn new(refreshes: usize, fetches: usize) -> Self {
+        let limit = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let (refreshes, fetches) = (limit(refreshes), limit(fetches));
+        Self(Arc::new(Inner { running: AtomicUsize::new(0), idle: Notify::new(), refreshes, fetches }))
     }
 
     /// Does `work` at once as far as it goes, and the rest in a task of its own.
@@ -53,6 +55,16 @@ impl Background {
             runtime.spawn(async move {
                 drop(tokio::time::timeout(LONGEST, work).await);
                 drop(counted);
+            });
+        }
+    }
+
+    /// Goes on with a fetch whose client has left, unless there are too many of those: then it ends here.
+    pub(crate) fn spawn_fetch<T: Send>(&self, work: impl Future<Output = T> + Send + 'static) {
+        if let Ok(permit) = self.0.fetches.clone().try_acquire_owned() {
+            self.spawn(async move {
+                work.await;
+                drop(permit);
             });
         }
     }
@@ -101,11 +113,22 @@ impl Drop for Counted {
 pub(crate) struct Outlives<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     background: Background,
+    is_change: bool,
 }
 
 impl<T: Send + 'static> Outlives<T> {
-    pub(crate) fn new(background: &Background, work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { work: Some(Box::pin(work)), background: background.clone() }
+    /// What is fetched: if too much goes on in the background already, it ends with its client.
+    pub(crate) fn fetch(background: &Background, work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self::new(background, work, false)
+    }
+
+    /// What changes something, and is followed by an invalidation that must not be left out.
+    pub(crate) fn change(background: &Background, work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self::new(background, work, true)
+    }
+
+    fn new(background: &Background, work: impl Future<Output = T> + Send + 'static, is_change: bool) -> Self {
+        Self { work: Some(Box::pin(work)), background: background.clone(), is_change }
     }
 }
 
@@ -125,8 +148,10 @@ impl<T: Send + 'static> Future for Outlives<T> {
 
 impl<T: Send + 'static> Drop for Outlives<T> {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.background.spawn(work);
+        match self.work.take() {
+            Some(work) if self.is_change => self.background.spawn(work),
+            Some(work) => self.background.spawn_fetch(work),
+            None => {}
         }
     }
 }
@@ -147,20 +172,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_dropped_goes_on_and_what_has_ended_does_not_run_again() {
-        let (done, background) = (Arc::new(AtomicU32::new(0)), Background::new(1));
-        drop(Outlives::new(&background, work(done.clone())));
+        let (done, background) = (Arc::new(AtomicU32::new(0)), Background::new(1, 1));
+        drop(Outlives::fetch(&background, work(done.clone())));
         assert_eq!(background.drain(Duration::from_millis(1)).await, 0);
         assert_eq!(done.load(Ordering::SeqCst), 1);
-        Outlives::new(&background, work(done.clone())).await;
+        Outlives::fetch(&background, work(done.clone())).await;
         assert_eq!(background.drain(Duration::from_millis(1)).await, 0);
         assert_eq!(done.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_too_many_fetches_the_rest_end_and_every_change_goes_on() {
+        let (done, background) = (Arc::new(AtomicU32::new(0)), Background::new(1, 2));
+        for _ in 0..5 {
+            drop(Outlives::fetch(&background, work(done.clone())));
+        }
+        assert_eq!(background.drain(Duration::from_millis(1)).await, 0);
+        assert_eq!(done.swap(0, Ordering::SeqCst), 2);
+        for _ in 0..5 {
+            drop(Outlives::change(&background, work(done.clone())));
+        }
+        assert_eq!(background.drain(Duration::from_millis(1)).await, 0);
+        assert_eq!(done.load(Ordering::SeqCst), 5);
+        background.spawn_fetch(work(done.clone()));
+        assert_eq!(background.drain(Duration::from_millis(1)).await, 0);
+        assert_eq!(done.load(Ordering::SeqCst), 6, "those that have ended make room");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn work_that_panicked_is_not_polled_again() {
         let polls = Arc::new(AtomicU32::new(0));
-        let (counted, background) = (polls.clone(), Background::new(1));
-        let mut work = Outlives::new(
+        let (counted, background) = (polls.clone(), Background::new(1, 1));
+        let mut work = Outlives::fetch(
             &background,
             poll_fn(move |_| -> Poll<()> {
                 counted.fetch_add(1, Ordering::SeqCst);
@@ -178,8 +221,8 @@ mod tests {
 
     #[test]
     fn outside_a_runtime_nothing_panics() {
-        let (done, background) = (Arc::new(AtomicU32::new(0)), Background::new(1));
-        drop(Outlives::new(&background, work(done.clone())));
+        let (done, background) = (Arc::new(AtomicU32::new(0)), Background::new(1, 1));
+        drop(Outlives::fetch(&background, work(done.clone())));
         background.run(work(done.clone()));
         background.run(async move {
             done.fetch_add(1, Ordering::SeqCst);
@@ -188,7 +231,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_done_in_time_is_counted_and_what_panics_is_not() {
-        let background = Background::new(1);
+        let background = Background::new(1, 1);
         background.spawn(tokio::time::sleep(Duration::from_secs(10)));
         background.spawn(async { panic!("it panics") });
         assert_eq!(background.drain(Duration::from_secs(5)).await, 1);

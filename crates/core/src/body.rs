@@ -179,7 +179,7 @@ impl<B: Body<Data = Bytes> + Send + 'static> Leading<B> {
 impl<B: Body<Data = Bytes> + Send + 'static> Drop for Leading<B> {
     fn drop(&mut self) {
         if let Some(seat) = self.0.take().filter(Seat::is_wanted) {
-            self.1.spawn(seat.drain());
+            self.1.spawn_fetch(seat.drain());
         }
     }
 }

@@ -29,6 +29,7 @@ pub struct CacheBuilder {
     store_budget: Duration,
     lock_wait: Duration,
     refreshes: usize,
+    fetches: usize,
 }
 
 /// Puts a guard around the store that was given, and the near tier before it.
@@ -51,6 +52,7 @@ impl Default for CacheBuilder {
             store_budget: Duration::from_millis(100),
             lock_wait: Duration::from_secs(5),
             refreshes: 256,
+            fetches: 1024,
         }
     }
 }
@@ -103,6 +105,12 @@ impl CacheBuilder {
     /// refreshed yet. Default 256.
     pub fn background_refreshes(self, refreshes: usize) -> Self {
         Self { refreshes, ..self }
+    }
+
+    /// How many fetches may go on at the same time after their clients have left, so that their work is not lost; beyond that,
+    /// a fetch ends with its client, as it would without a cache. Default 1,024.
+    pub fn background_fetches(self, fetches: usize) -> Self {
+        Self { fetches, ..self }
     }
 
     /// The name before all keys, so that several programs can share a store: 1 to 64 letters, digits, dots, hyphens
@@ -171,7 +179,7 @@ impl CacheBuilder {
                 lock_wait: self.lock_wait,
             },
             flights,
-            background: Background::new(self.refreshes),
+            background: Background::new(self.refreshes, self.fetches),
             early: Bounded::new(MOST_UNCACHEABLE),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
             variances: Variances::new(),

@@ -6,7 +6,7 @@ use crate::{
     lease::Lease,
     store::{Claim, Purge, Seen},
 };
-use http::{Request, Uri, request::Parts, response};
+use http::{Method, Request, Uri, request::Parts, response};
 use larder_semantics::{
     Asked, EntryKey, Forward, Key, Reason, Received, Storing,
     groups::{self, CACHE_GROUP_INVALIDATION},
@@ -16,13 +16,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 impl Front {
     /// Whether a request may change what is stored.
-    pub(crate) fn may_change(&self, reason: Reason, head: &Parts) -> bool {
-        reason == Reason::Method && is_unsafe(&head.method) && self.rules.policy.invalidate_by_unsafe
+    pub(crate) fn may_change(&self, reason: Reason, method: &Method) -> bool {
+        reason == Reason::Method && is_unsafe(method) && self.rules.policy.invalidate_by_unsafe
     }
 
     /// What a request changes, if it is done: the resource it is for, and where its response says so.
     pub(crate) fn changes(&self, reason: Reason, head: &Parts) -> Option<Box<Parts>> {
-        self.may_change(reason, head).then(|| {
+        self.may_change(reason, &head.method).then(|| {
             let mut target = Request::new(()).into_parts().0;
             let uri = self.rules.policy.query.settle(&head.uri).unwrap_or_else(|| head.uri.clone());
             (target.uri, target.headers, target.extensions) = (uri, head.headers.clone(), head.extensions.clone());
@@ -74,7 +74,7 @@ impl Front {
             let groups = groups::tags(&response.headers, &CACHE_GROUP_INVALIDATION, &Asked::authority_of(&target));
             let groups = (!groups.is_empty()).then(|| Purge::tags(groups));
             let cache = self.cache.clone();
-            let purges = Outlives::new(self.cache.background(), async move {
+            let purges = Outlives::change(self.cache.background(), async move {
                 for purge in keys.into_iter().map(Purge::key).chain(groups) {
                     if let Err(error) = cache.remove(purge).await {
                         tracing::warn!(%error, "what a request has changed may still be stored");

@@ -14,7 +14,7 @@ use crate::{
     observe::RouteMetrics,
     service::CacheFuture,
     share::{Fetched, Following},
-    store::{Claim, Found, Seen, Unreadable},
+    store::{Claim, Found, Seen, StoreError, Unreadable},
 };
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts, response};
@@ -107,7 +107,9 @@ impl Front {
                     Ok(answer)
                 }
                 Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key))),
-                Course::Forward(errand) if errand.grant.is_none() && !stay.front.may_change(errand.reason, &head) => {
+                Course::Forward(errand)
+                    if errand.grant.is_none() && !stay.front.may_change(errand.reason, &head.method) =>
+                {
                     Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
                 }
                 // The origin's work is wanted by others too, or changes what they get: it goes on when this client leaves.
@@ -293,9 +295,10 @@ impl Visit<'_> {
                     seen = Some(Seen::Unreadable);
                     lookup.without_store(why.into(), &head.headers)
                 }
-                // The store is not asked for the right to fill either; but one request may still fetch for many.
+                // The store is not asked for the right to fill either, unless too many have only read at once; but one request
+                // may still fetch for many.
                 Err(error) => {
-                    seen = None;
+                    seen = (error == StoreError::Busy).then_some(Seen::Absent);
                     lookup.without_store(Reason::from(&error), &head.headers)
                 }
             };
@@ -655,13 +658,13 @@ impl Stay {
         let held = errand.forward.clone().filter(Forward::holds);
         let (soft, hard) = (policy.soft_timeout.filter(|_| held.is_some()), policy.hard_timeout);
         let Some(limit) = soft.into_iter().chain(hard).chain(held.is_some().then_some(HARD_TIMEOUT)).min() else {
-            return Outlives::new(front.cache.background(), self.forward(errand, request, origin)).await;
+            return self.outliving(errand, request, origin).await;
         };
         let left = Arc::new(AtomicBool::new(false));
         self.left = Some(left.clone());
         let other = Self { front: front.clone(), metrics: self.metrics.clone(), marks: self.marks, left: None };
         let (headers, key) = (request.headers().clone(), errand.key.clone());
-        let mut work = Outlives::new(front.cache.background(), self.forward(errand, request, origin));
+        let mut work = self.outliving(errand, request, origin);
         let asked_at = Instant::now();
         if let Ok(answer) = timeout(limit, &mut work).await {
             return answer;
@@ -679,6 +682,26 @@ impl Stay {
         }
         left.store(true, Ordering::Relaxed);
         Ok(other.visit().shed(Reason::OriginTimeout, key.as_ref()))
+    }
+
+    /// Steps 5 and 6, which go on when the client leaves.
+    fn outliving<S, Q, B>(
+        self,
+        errand: Errand,
+        request: Request<Q>,
+        origin: S,
+    ) -> Outlives<Result<Response<CacheBody<B>>, S::Error>>
+    where
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        Q: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let background = self.front.cache.background().clone();
+        let changes = self.front.may_change(errand.reason, request.method());
+        let work = self.forward(errand, request, origin);
+        if changes { Outlives::change(&background, work) } else { Outlives::fetch(&background, work) }
     }
 
     /// Steps 5 and 6: asks the origin, and judges its answer.

@@ -292,8 +292,8 @@ impl RedisConfig {
         self
     }
 
-    /// How many operations may wait for Redis at the same time, before the next is refused as
-    /// [`Busy`](larder::store::StoreError::Busy); the default is 1024.
+    /// How many reads may wait for Redis at the same time, and how many other operations beside them, before the next is
+    /// refused as [`Busy`](larder::store::StoreError::Busy); the default is 1024.
     #[must_use]
     pub fn in_flight(mut self, operations: usize) -> Self {
         self.in_flight = operations;

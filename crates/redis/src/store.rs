@@ -94,7 +94,9 @@ struct Core {
     defers: bool,
     measures: Arc<Measures>,
     scan_rate: u32,
-    in_flight: Arc<Semaphore>,
+    reads: Semaphore,
+    /// Apart from the reads: were they to take all there is, nobody could claim what they all miss.
+    others: Arc<Semaphore>,
     fill_bytes: Arc<Semaphore>,
 }
 
@@ -148,7 +150,8 @@ impl RedisStore {
             clock,
             measures,
             scan_rate: config.scan_rate,
-            in_flight: Arc::new(Semaphore::new(config.in_flight)),
+            reads: Semaphore::new(config.in_flight),
+            others: Arc::new(Semaphore::new(config.in_flight)),
             fill_bytes: Arc::new(Semaphore::new(config.fill_bytes)),
         };
         let core = Arc::new(core);
@@ -181,7 +184,7 @@ impl RedisStore {
         let permit = core
             .data
             .admits()
-            .and_then(|()| Arc::clone(&core.in_flight).try_acquire_owned().map_err(|_| StoreError::Busy));
+            .and_then(|()| Arc::clone(&core.others).try_acquire_owned().map_err(|_| StoreError::Busy));
         let permit = permit.inspect_err(|error| core.measures.refused(operation, error))?;
         let (done, outcome) = oneshot::channel();
         self.shared.runtime.spawn(async move {
@@ -203,7 +206,7 @@ impl Store for RedisStore {
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
         let core = &self.shared.core;
-        let permit = core.admits().and_then(|()| core.in_flight.try_acquire().map_err(|_| StoreError::Busy));
+        let permit = core.admits().and_then(|()| core.reads.try_acquire().map_err(|_| StoreError::Busy));
         let _permit: SemaphorePermit<'_> = permit.inspect_err(|error| core.measures.refused(Operation::Get, error))?;
         let started = Instant::now();
         let name = key.name();
