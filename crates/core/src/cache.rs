@@ -52,9 +52,14 @@ pub(crate) struct Detaching {
 }
 
 impl Detaching {
+    fn detach_resource(&self, resource: &EntryKey) {
+        self.flights.detach(resource);
+        self.flights.detach(&resource.value());
+    }
+
     fn detach(&self, selector: &Selector) {
         match selector {
-            Selector::Key(key) => self.flights.detach(&self.namespace.entry(key.clone())),
+            Selector::Key(key) => self.detach_resource(&self.namespace.entry(key.clone())),
             // What answers will have is not known before they are there.
             Selector::Tags(_) | Selector::Pattern(_) | Selector::All => self.flights.detach_all(),
         }
@@ -137,10 +142,10 @@ impl Cache {
 
     /// Removes the resource whose ticket this is, all but what may yet be stored with it; whether that was done.
     pub(crate) async fn supersede(&self, ticket: &Ticket) -> bool {
-        let base = ticket.key.base();
-        self.shared.flights.detach(&base);
+        let resource = ticket.key.resource();
+        self.shared.detaching.detach_resource(&resource);
         let superseded = self.shared.store.supersede(ticket).await;
-        self.shared.flights.detach(&base);
+        self.shared.detaching.detach_resource(&resource);
         superseded == Ok(true)
     }
 

@@ -452,7 +452,7 @@ impl Visit<'_> {
         if !forward.may_collapse() {
             return Course::refresh(hit, forward, grant(&key, None), copy, now);
         }
-        match self.front.cache.shared.flights.join(&key.base(), &key.variant) {
+        match self.front.cache.shared.flights.join(&key.base(), &key.variant()) {
             Joined::Lead(lead) => Course::refresh(hit, forward, grant(&key, Some(lead)), copy, now),
             Joined::Brought(_) | Joined::Follow(_) if hit.staleness().is_none() => Course::Answer(hit, key, copy, now),
             Joined::Brought(_) | Joined::Follow(_) => Course::Answer(hit.updating(), key, copy, now),
@@ -470,7 +470,7 @@ impl Visit<'_> {
         patience: &mut Duration,
     ) -> Joining {
         let flights = &self.front.cache.shared.flights;
-        let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant));
+        let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant()));
         let mut in_vain = 0;
         loop {
             match joined {
@@ -492,7 +492,7 @@ impl Visit<'_> {
                     Some(Waited::Released(Release::Compete)) => return Joining::Failed,
                     Some(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
                     // The leader hangs. One of those who have waited long enough tries in its place.
-                    None => match flights.take_over(&key.base(), &key.variant, &follow) {
+                    None => match flights.take_over(&key.base(), &key.variant(), &follow) {
                         Joined::Lead(lead) => {
                             return Joining::leads(lead, key, Refusal::TicketLost, Some(Reason::LockTimeout));
                         }

@@ -241,41 +241,44 @@ impl MemoryStore {
 
     /// How often something of `key`'s neighbourhood was purged; to be remembered before a copy is fetched.
     pub(crate) fn epoch(&self, key: &EntryKey) -> u64 {
-        self.stripe(&key.base()).epoch
+        self.stripe(&key.resource()).epoch
     }
 
     /// Keeps a copy that was fetched since `epoch` was read, unless something was purged meanwhile.
     pub(crate) fn keep_since(&self, epoch: u64, key: EntryKey, entry: Arc<Entry>, life: Duration) {
-        let stripe = self.stripe(&key.base());
+        let stripe = self.stripe(&key.resource());
         if stripe.epoch == epoch {
             self.keep(key, entry, life);
         }
     }
 
     /// Removes a resource and voids its tickets; whether it had an entry.
-    pub(crate) fn forget(&self, base: &EntryKey) -> bool {
-        let mut stripe = self.stripe(base);
+    pub(crate) fn forget(&self, resource: &EntryKey) -> bool {
+        let mut stripe = self.stripe(resource);
         stripe.epoch += 1;
-        stripe.tickets.remove(base);
-        let had = self.inner.entries.remove(base).is_some();
+        stripe.tickets.remove(resource);
+        let had =
+            self.inner.entries.remove(resource).is_some() | self.inner.entries.remove(&resource.value()).is_some();
         drop(stripe);
-        self.tell(base);
+        self.tell(resource);
         had
     }
 
     /// Makes a resource stale, and voids its tickets; whether it had an entry.
-    fn make_stale(&self, base: &EntryKey) -> bool {
-        let mut stripe = self.stripe(base);
+    fn make_stale(&self, resource: &EntryKey) -> bool {
+        let mut stripe = self.stripe(resource);
         stripe.epoch += 1;
-        stripe.tickets.remove(base);
-        let held = self.inner.entries.get(base);
-        let had = held.is_some();
-        if let Some(Held { entry, until }) = held {
-            let entry = Arc::new(entry.stale_since(self.inner.timestamp(Instant::now())));
-            self.inner.entries.insert(base.clone(), Held { entry, until });
+        stripe.tickets.remove(resource);
+        let mut had = false;
+        for key in [resource.clone(), resource.value()] {
+            if let Some(Held { entry, until }) = self.inner.entries.get(&key) {
+                let entry = Arc::new(entry.stale_since(self.inner.timestamp(Instant::now())));
+                self.inner.entries.insert(key, Held { entry, until });
+                had = true;
+            }
         }
         drop(stripe);
-        self.tell(base);
+        self.tell(resource);
         had
     }
 
@@ -283,20 +286,20 @@ impl MemoryStore {
     pub(crate) fn sweep(&self, namespace: &Namespace, pattern: &Pattern, is_soft: bool, is_dry: bool) -> u64 {
         let is_meant = |key: &EntryKey| key.namespace == *namespace && pattern.matches(&key.key);
         let mut named: HashSet<EntryKey> =
-            self.inner.entries.iter().map(|(key, _)| key.base()).filter(|base| is_meant(base)).collect();
+            self.inner.entries.iter().map(|(key, _)| key.resource()).filter(|resource| is_meant(resource)).collect();
         if is_dry {
             return named.len() as u64;
         }
         for (stripe, turned) in self.inner.stripes.iter().zip(&self.inner.turned) {
             let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             stripe.epoch += 1;
-            stripe.tickets.retain(|base, _| !is_meant(base));
+            stripe.tickets.retain(|resource, _| !is_meant(resource));
             drop(stripe);
             turned.notify_waiters();
         }
         // What was stored until its ticket was void.
-        named.extend(self.inner.entries.iter().map(|(key, _)| key.base()).filter(|base| is_meant(base)));
-        let reach = |base: &&EntryKey| if is_soft { self.make_stale(base) } else { self.forget(base) };
+        named.extend(self.inner.entries.iter().map(|(key, _)| key.resource()).filter(|resource| is_meant(resource)));
+        let reach = |resource: &&EntryKey| if is_soft { self.make_stale(resource) } else { self.forget(resource) };
         named.iter().filter(reach).count() as u64
     }
 
@@ -321,23 +324,23 @@ impl MemoryStore {
         self.inner.entries.insert(key, Held { entry, until });
     }
 
-    fn stripe_of(&self, base: &EntryKey) -> usize {
-        usize::try_from(self.inner.hasher.hash_one(base)).unwrap_or_default() % STRIPES
+    fn stripe_of(&self, resource: &EntryKey) -> usize {
+        usize::try_from(self.inner.hasher.hash_one(resource)).unwrap_or_default() % STRIPES
     }
 
-    fn stripe(&self, base: &EntryKey) -> MutexGuard<'_, Stripe> {
+    fn stripe(&self, resource: &EntryKey) -> MutexGuard<'_, Stripe> {
         // Nothing in a stripe is ever half done, so a panic elsewhere does not make it wrong.
-        self.inner.stripes[self.stripe_of(base)].lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.stripes[self.stripe_of(resource)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells those who wait for a ticket of `base`, or of one in its neighbourhood.
-    fn tell(&self, base: &EntryKey) {
-        self.inner.turned[self.stripe_of(base)].notify_waiters();
+    /// Tells those who wait for a ticket of `resource`, or of one in its neighbourhood.
+    fn tell(&self, resource: &EntryKey) {
+        self.inner.turned[self.stripe_of(resource)].notify_waiters();
     }
 
     fn place(&self, key: &EntryKey, seen: Seen) -> Claim {
-        let base = key.base();
-        let mut stripe = self.stripe(&base);
+        let resource = key.resource();
+        let mut stripe = self.stripe(&resource);
         let changes = seen == Seen::Changing;
         if !matches!(seen, Seen::Unreadable | Seen::Changing)
             && let Looked::There(entry) = self.look(key)
@@ -345,20 +348,20 @@ impl MemoryStore {
         {
             return Claim::Found(entry);
         }
-        if let Some(variant) = key.variant
-            && !matches!(self.look(&base), Looked::There(rule) if rule.id == variant.rule)
+        if let Some(variant) = key.variant()
+            && !matches!(self.look(&resource), Looked::There(rule) if rule.id == variant.rule)
         {
             return Claim::Moved;
         }
         let now = Instant::now();
-        if let Some(marks) = stripe.marks.get_mut(&base) {
+        if let Some(marks) = stripe.marks.get_mut(&resource) {
             marks.retain(|(_, until)| *until > now);
             if !marks.is_empty() {
                 return Claim::Marked;
             }
-            stripe.marks.remove(&base);
+            stripe.marks.remove(&resource);
         }
-        let placed = stripe.tickets.entry(base).or_default();
+        let placed = stripe.tickets.entry(resource).or_default();
         placed.retain(|ticket| ticket.until > now);
         if let Some(there) = placed.iter().find(|ticket| ticket.key == *key && ticket.changes == changes) {
             return if there.is_mark { Claim::Uncacheable } else { Claim::Held };
@@ -369,29 +372,30 @@ impl MemoryStore {
     }
 
     fn spend(&self, ticket: &Ticket, filling: Filling) -> Filled {
-        let base = ticket.key.base();
-        let mut stripe = self.stripe(&base);
-        if !take_back(&mut stripe, &base, ticket) {
+        let resource = ticket.key.resource();
+        let mut stripe = self.stripe(&resource);
+        if !take_back(&mut stripe, &resource, ticket) {
             return Filled::Voided;
         }
         if let Some(rule) = filling.rule {
-            let life = self.inner.entries.get(&base).map(|held| held.until.saturating_duration_since(Instant::now()));
-            self.keep(base, rule, filling.stored_for.max(life.unwrap_or_default()));
+            let life =
+                self.inner.entries.get(&resource).map(|held| held.until.saturating_duration_since(Instant::now()));
+            self.keep(resource, rule, filling.stored_for.max(life.unwrap_or_default()));
         }
         self.keep(filling.key, filling.response, filling.stored_for);
         drop(stripe);
-        self.tell(&ticket.key.base());
+        self.tell(&ticket.key.resource());
         Filled::Stored
     }
 }
 
 /// Removes a ticket; whether it was still valid.
-fn take_back(stripe: &mut Stripe, base: &EntryKey, ticket: &Ticket) -> bool {
-    let Some(placed) = stripe.tickets.get_mut(base) else { return false };
+fn take_back(stripe: &mut Stripe, resource: &EntryKey, ticket: &Ticket) -> bool {
+    let Some(placed) = stripe.tickets.get_mut(resource) else { return false };
     let at = placed.iter().position(|placed| placed.nonce == ticket.nonce && !placed.is_mark);
     let taken = at.map(|at| placed.swap_remove(at));
     if placed.is_empty() {
-        stripe.tickets.remove(base);
+        stripe.tickets.remove(resource);
     }
     taken.is_some_and(|placed| placed.until > Instant::now())
 }
@@ -420,9 +424,9 @@ impl Store for MemoryStore {
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let base = ticket.key.base();
-        let (mut stripe, now) = (self.stripe(&base), Instant::now());
-        let placed = stripe.tickets.get_mut(&base).into_iter().flatten();
+        let resource = ticket.key.resource();
+        let (mut stripe, now) = (self.stripe(&resource), Instant::now());
+        let placed = stripe.tickets.get_mut(&resource).into_iter().flatten();
         let is_mine = |placed: &&mut Placed| placed.nonce == ticket.nonce && !placed.is_mark && placed.until > now;
         let mine = placed.into_iter().find(is_mine);
         Ok(mine.map(|placed| placed.until = now + TICKET_LIFE).is_some())
@@ -433,15 +437,15 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
-        let base = ticket.key.base();
-        let mut stripe = self.stripe(&base);
-        if take_back(&mut stripe, &base, &ticket) && why == Unused::Uncacheable {
+        let resource = ticket.key.resource();
+        let mut stripe = self.stripe(&resource);
+        if take_back(&mut stripe, &resource, &ticket) && why == Unused::Uncacheable {
             let until = Instant::now() + UNCACHEABLE_LIFE;
             let mark = Placed { key: ticket.key, nonce: ticket.nonce, until, is_mark: true, changes: false };
-            stripe.tickets.entry(base.clone()).or_default().push(mark);
+            stripe.tickets.entry(resource.clone()).or_default().push(mark);
         }
         drop(stripe);
-        self.tell(&base);
+        self.tell(&resource);
         Ok(())
     }
 
@@ -454,8 +458,8 @@ impl Store for MemoryStore {
             }
             _ if *is_dry => Receipt::default(),
             Selector::Key(key) => {
-                let base = namespace.entry(key.clone());
-                let had = if *is_soft { self.make_stale(&base) } else { self.forget(&base) };
+                let resource = namespace.entry(key.clone());
+                let had = if *is_soft { self.make_stale(&resource) } else { self.forget(&resource) };
                 Receipt { resources: u64::from(had), ..Receipt::default() }
             }
             Selector::Tags(tags) => {
@@ -476,32 +480,32 @@ impl Store for MemoryStore {
         nonce: EntryId,
         life: Duration,
     ) -> Result<Receipt, StoreError> {
-        let base = namespace.entry(key.clone());
+        let resource = namespace.entry(key.clone());
         let until = Instant::now().checked_add(life).unwrap_or_else(|| Instant::now() + LONGEST_LIFETIME);
-        let mut stripe = self.stripe(&base);
-        let marks = stripe.marks.entry(base.clone()).or_default();
+        let mut stripe = self.stripe(&resource);
+        let marks = stripe.marks.entry(resource.clone()).or_default();
         marks.retain(|(other, _)| *other != nonce);
         marks.push((nonce, until));
         drop(stripe);
-        Ok(Receipt { resources: u64::from(self.forget(&base)), ..Receipt::default() })
+        Ok(Receipt { resources: u64::from(self.forget(&resource)), ..Receipt::default() })
     }
 
     async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        let base = namespace.entry(key.clone());
-        let mut stripe = self.stripe(&base);
-        if let Some(marks) = stripe.marks.get_mut(&base) {
+        let resource = namespace.entry(key.clone());
+        let mut stripe = self.stripe(&resource);
+        if let Some(marks) = stripe.marks.get_mut(&resource) {
             marks.retain(|(other, _)| *other != nonce);
             if marks.is_empty() {
-                stripe.marks.remove(&base);
+                stripe.marks.remove(&resource);
             }
         }
         Ok(())
     }
 
     async fn turn(&self, key: &EntryKey, limit: Duration) {
-        let base = key.base();
-        let told = self.inner.turned[self.stripe_of(&base)].notified();
-        let is_held = self.stripe(&base).tickets.get(&base).is_some_and(|placed| {
+        let resource = key.resource();
+        let told = self.inner.turned[self.stripe_of(&resource)].notified();
+        let is_held = self.stripe(&resource).tickets.get(&resource).is_some_and(|placed| {
             let now = Instant::now();
             placed.iter().any(|ticket| ticket.key == *key && ticket.until > now && !ticket.is_mark && !ticket.changes)
         });
@@ -511,17 +515,18 @@ impl Store for MemoryStore {
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let base = ticket.key.base();
-        let (mut stripe, now) = (self.stripe(&base), Instant::now());
-        let placed = stripe.tickets.get_mut(&base).into_iter().flatten();
+        let resource = ticket.key.resource();
+        let (mut stripe, now) = (self.stripe(&resource), Instant::now());
+        let placed = stripe.tickets.get_mut(&resource).into_iter().flatten();
         if !placed.into_iter().any(|placed| placed.nonce == ticket.nonce && placed.until > now) {
             return Ok(false);
         }
-        if let Some(placed) = stripe.tickets.get_mut(&base) {
+        if let Some(placed) = stripe.tickets.get_mut(&resource) {
             placed.retain(|placed| placed.nonce == ticket.nonce);
         }
         stripe.epoch += 1;
-        self.inner.entries.remove(&base);
+        self.inner.entries.remove(&resource);
+        self.inner.entries.remove(&resource.value());
         Ok(true)
     }
 

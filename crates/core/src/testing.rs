@@ -36,6 +36,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     what_is_all_goes_at_once(store).await;
     a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store).await;
     what_is_being_written_is_not_stored(store, &wait).await;
+    a_value_lies_beside_the_response_and_is_purged_with_it(store).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
@@ -366,6 +367,36 @@ async fn what_is_being_written_is_not_stored<S: Store, F: Future<Output = ()>>(
     assert!(is_marked().await);
     wait(Duration::from_millis(1_100)).await;
     assert!(!is_marked().await, "it has run out");
+}
+
+async fn a_value_lies_beside_the_response_and_is_purged_with_it(store: &impl Store) {
+    let key = key();
+    let (value, pattern) = (key.value(), Purge::pattern(key.key.as_str()));
+    let purges = [Purge::key(key.key.clone()), pattern.clone(), Purge::key(key.key.clone()).soft(), pattern.soft()];
+    for purge in purges {
+        let (one, other) = (response(store, "a response"), response(store, "a value"));
+        let ticket = claim(store, &value, Seen::Absent).await;
+        fill(store, &key, &one).await;
+        assert_eq!(found(store, &value).await, None, "a response answers for no value");
+        assert_eq!(store.fill(ticket, filling(&value, &other)).await, Ok(Filled::Stored));
+        assert_eq!((found(store, &key).await, found(store, &value).await), (Some(one.clone()), Some(other.clone())));
+        let late = [claim(store, &key, Seen::Entry(one.id)).await, claim(store, &value, Seen::Entry(other.id)).await];
+
+        let receipt = store.purge(&key.namespace, &purge).await.expect("a purge");
+        assert_eq!(receipt.resources, 1, "one resource: {purge:?}");
+        let left = purge.is_soft.then_some(false);
+        assert_eq!((is_fresh(store, &key).await, is_fresh(store, &value).await), (left, left), "{purge:?}");
+        for ticket in late {
+            let late = filling(&ticket.key, &one);
+            assert_eq!(store.fill(ticket, late).await, Ok(Filled::Voided), "{purge:?}");
+        }
+        store.purge(&key.namespace, &Purge::key(key.key.clone())).await.expect("a purge");
+    }
+    let (nonce, life) = (id(), Duration::from_secs(5));
+    store.mark(&key.namespace, &key.key, nonce, life).await.expect("a mark");
+    assert!(matches!(store.claim(&value, Seen::Absent).await, Ok(Claim::Marked)));
+    store.unmark(&key.namespace, &key.key, nonce).await.expect("an end of the mark");
+    drop(claim(store, &value, Seen::Absent).await);
 }
 
 async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {

@@ -270,7 +270,7 @@ impl<S: Store> Store for Tiered<S> {
 
     /// Near, far, and near again, as a purge.
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let base = ticket.key.base();
+        let base = ticket.key.resource();
         self.near.store.forget(&base);
         let superseded = self.far.supersede(ticket).await;
         self.near.store.forget(&base);

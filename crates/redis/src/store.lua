@@ -115,10 +115,10 @@ function operations.fill(tickets, entry, base)
   return 'stored'
 end
 
--- Keys: tickets, base. Arguments: field, nonce, life. A purge by who holds a ticket, which alone stays valid.
-function operations.supersede(tickets, base)
+-- Keys: tickets, base, value. Arguments: field, nonce, life. A purge by who holds a ticket, which alone stays valid.
+function operations.supersede(tickets, base, value)
   if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
-  redis.call('UNLINK', base)
+  redis.call('UNLINK', base, value)
   redis.call('UNLINK', tickets)
   place(tickets, ARGV[3], ARGV[4], ARGV[5])
   return 'superseded'
@@ -135,25 +135,30 @@ local function make_stale(key)
   return 1
 end
 
--- Keys: tickets, base. Arguments: whether the entry is made stale (soft) or removed (hard). One hash holds the tickets of all
--- variants, so every fill in flight is void.
-function operations.purge(tickets, base)
+-- Keys: tickets, base, value. Arguments: whether what is there is made stale (soft) or removed (hard). One hash holds all tickets
+-- of the resource, so every fill in flight is void.
+function operations.purge(tickets, base, value)
   local had
-  if ARGV[3] == 'soft' then had = make_stale(base) else had = redis.call('UNLINK', base) end
+  if ARGV[3] == 'soft' then
+    had = make_stale(base) + make_stale(value)
+  else
+    had = redis.call('UNLINK', base, value)
+  end
   local fields = redis.pcall('HKEYS', tickets)
   for _, field in ipairs(fields.err and {} or fields) do
     if string.sub(field, 1, 1) == 'w' then wake(tickets, string.sub(field, 2)) end
   end
   redis.call('UNLINK', tickets)
-  if had == 1 then return 'had' end
+  if had > 0 then return 'had' end
   return 'none'
 end
 
--- Keys: tickets, base, marks. Arguments: how it is purged, nonce, life. Purges, and has nothing be stored for as long.
-function operations.mark(tickets, base, marks)
+-- Keys: tickets, base, value, marks. Arguments: how it is purged, nonce, life. Purges, and has nothing be stored for as long.
+function operations.mark(tickets, base, value)
+  local marks = KEYS[4]
   local ends = string.format('%.0f', now() + ARGV[5])
   -- First of all, as a full server would else refuse to take note of it.
-  local had = operations.purge(tickets, base)
+  local had = operations.purge(tickets, base, value)
   if type(redis.pcall('HSET', marks, ARGV[4], ends)) == 'table' then
     redis.call('UNLINK', marks)
     redis.call('HSET', marks, ARGV[4], ends)

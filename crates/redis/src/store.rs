@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use larder::{
     codec,
     semantics::{
-        Entry, EntryId, EntryKey, Key, Namespace, Pattern, Timestamp, exchange::Filling, stored::Content,
+        Entry, EntryId, EntryKey, Key, Namespace, Part, Pattern, Timestamp, exchange::Filling, stored::Content,
         tags::Standing,
     },
     store::{
@@ -380,8 +380,10 @@ impl Drop for Shared {
 struct Place {
     /// Of the entry.
     name: String,
-    /// Of the resource's own entry.
+    /// Of the resource's response, or the rule by which it varies.
     base: String,
+    /// Of its value.
+    value: String,
     /// Of the hash of the resource's tickets: one for all variants, so that removing it voids every fill.
     tickets: String,
     /// The ticket's field in it.
@@ -397,7 +399,12 @@ impl Place {
     }
 
     fn of(key: &EntryKey) -> Self {
-        Self::of_field(key, key.variant.map(|variant| variant.digest.to_string()).unwrap_or_default())
+        let field = match key.part {
+            Part::Variant(variant) => variant.digest.to_string(),
+            Part::Value => "value".to_owned(),
+            _ => String::new(),
+        };
+        Self::of_field(key, field)
     }
 
     fn of_ticket(ticket: &Ticket) -> Self {
@@ -405,9 +412,10 @@ impl Place {
     }
 
     fn of_field(key: &EntryKey, field: String) -> Self {
-        let base = key.base().name();
+        let resource = key.resource();
+        let (base, value) = (resource.name(), resource.value().name());
         let (tickets, marks) = (format!("{base}:t"), format!("{base}:w"));
-        Self { name: key.name(), tickets, base, field: field.into(), marks }
+        Self { name: key.name(), tickets, base, value, field: field.into(), marks }
     }
 }
 
@@ -533,7 +541,7 @@ impl Core {
         let born = self.logs.of(&key.namespace).clock().await?;
         let changes = seen == Seen::Changing;
         let place = if changes { Place::of_field(key, CHANGE.to_owned()) } else { Place::of(key) };
-        let rule = key.variant.map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
+        let rule = key.variant().map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
         let mut seen = match seen {
             Seen::Absent => Bytes::new(),
             Seen::Entry(id) => Bytes::copy_from_slice(&id.0),
@@ -713,7 +721,7 @@ impl Core {
         life: Duration,
     ) -> Result<Receipt, StoreError> {
         let place = Place::of(&namespace.entry(key.clone()));
-        let keys = [place.tickets.as_str(), &place.base, &place.marks];
+        let keys = [place.tickets.as_str(), &place.base, &place.value, &place.marks];
         let life = life.clamp(Duration::from_millis(1), LONGEST);
         let arguments = [Bytes::from_static(b"hard"), text(nonce), text(life.as_millis())];
         let answer = self.data.run(Patience::Purge, "mark", &keys, &arguments).await?;
@@ -724,7 +732,8 @@ impl Core {
 
     async fn purge_key(&self, place: &Place, is_soft: bool) -> Result<u64, StoreError> {
         let mode = Bytes::from_static(if is_soft { b"soft" } else { b"hard" });
-        let answer = match self.data.run(Patience::Purge, "purge", &[&place.tickets, &place.base], &[mode]).await {
+        let keys = [place.tickets.as_str(), &place.base, &place.value];
+        let answer = match self.data.run(Patience::Purge, "purge", &keys, &[mode]).await {
             Err(fault) if fault.is("TRYAGAIN") => return Ok(self.purge_key_by_key(place).await?),
             answer => answer?,
         };
@@ -745,12 +754,14 @@ impl Core {
         };
         unlink(&place.tickets).await?;
         let had = unlink(&place.base).await? == Reply::Number(1);
-        Ok(u64::from(had))
+        let had_value = unlink(&place.value).await? == Reply::Number(1);
+        Ok(u64::from(had || had_value))
     }
 
     async fn supersede(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
         let arguments = [place.field.clone(), text(nonce), ticket_life()];
-        let answer = self.data.run(Patience::Write, "supersede", &[&place.tickets, &place.base], &arguments).await?;
+        let keys = [place.tickets.as_str(), &place.base, &place.value];
+        let answer = self.data.run(Patience::Write, "supersede", &keys, &arguments).await?;
         match word(answer.into_iter().next())?.as_ref() {
             b"superseded" => Ok(true),
             b"void" => Ok(false),

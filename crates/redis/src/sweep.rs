@@ -41,7 +41,7 @@ impl Sweep<'_> {
             let mut pass = Some(Bytes::from_static(b"0"));
             while let Some(cursor) = pass {
                 let (next, names) = self.step(&lane, cursor).await?;
-                resources.extend(names.into_iter().filter(|name| is_base(name)));
+                resources.extend(names.iter().filter_map(|name| entry_of(name)).map(str::to_owned));
                 pass = next;
             }
         }
@@ -57,7 +57,7 @@ impl Sweep<'_> {
                 while let Some(cursor) = pass {
                     let (next, names) = self.step(&lane, cursor).await?;
                     self.reach(&names, is_soft).await?;
-                    resources.extend(names.into_iter().filter(|name| is_base(name)));
+                    resources.extend(names.iter().filter_map(|name| entry_of(name)).map(str::to_owned));
                     pass = next;
                 }
             }
@@ -88,9 +88,9 @@ impl Sweep<'_> {
     }
 
     async fn make_stale(&self, base: &str) -> Result<(), Fault> {
-        let tickets = format!("{base}:t");
+        let (tickets, value) = (format!("{base}:t"), format!("{base}:value"));
         let mode = Bytes::from_static(b"soft");
-        self.lanes.run(Patience::Purge, "purge", &[&tickets, base], &[mode]).await.map(drop)
+        self.lanes.run(Patience::Purge, "purge", &[&tickets, base, &value], &[mode]).await.map(drop)
     }
 
     /// Looks at some keys more; where to go on, if there are more, and those that match.
@@ -114,13 +114,14 @@ impl Sweep<'_> {
     }
 }
 
-/// The name of the resource's own entry, in that of anything of the resource which tells that it is there, or may be soon.
+/// The name that all of a resource begins with, in that of anything which tells that it is there, or may be soon.
 fn base(name: &str) -> Option<&str> {
-    name.strip_suffix(":t").or(Some(name)).filter(|name| is_base(name))
+    name.strip_suffix(":t").filter(|name| name.ends_with('}')).or_else(|| entry_of(name))
 }
 
-fn is_base(name: &str) -> bool {
-    name.ends_with('}')
+/// The same, in that of its response or its value.
+fn entry_of(name: &str) -> Option<&str> {
+    Some(name.strip_suffix(":value").unwrap_or(name)).filter(|name| name.ends_with('}'))
 }
 
 fn parse(reply: Reply) -> Option<(Bytes, Vec<String>)> {

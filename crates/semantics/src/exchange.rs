@@ -262,7 +262,7 @@ impl Lookup {
             return self.select(Some(fetched.response.clone()), headers, now, NEVER);
         };
         match self.select(Some(rule.clone()), headers, now, NEVER) {
-            Selected::Variant(lookup, variant) if fetched.key.variant == Some(variant) => {
+            Selected::Variant(lookup, variant) if fetched.key.variant() == Some(variant) => {
                 lookup.select(Some(fetched.response.clone()), headers, now, NEVER)
             }
             Selected::Variant(lookup, _) => lookup.forward(Reason::Vary, None, headers),

@@ -311,47 +311,83 @@ impl Namespace {
 
     /// Where the resource `key` lies in this namespace.
     pub fn entry(&self, key: Key) -> EntryKey {
-        EntryKey { namespace: self.clone(), key, variant: None }
+        EntryKey { namespace: self.clone(), key, part: Part::Response }
     }
 }
 
-/// Where one entry lies: a resource in a namespace, and which variant of it.
+/// Where one entry lies: a resource in a namespace, and which part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryKey {
     /// The namespace.
     pub namespace: Namespace,
     /// The resource.
     pub key: Key,
-    /// The variant; `None` is the resource's own entry: its only response, or the rule by which it varies.
-    pub variant: Option<VariantId>,
+    /// Which part of it.
+    pub part: Part,
+}
+
+/// What is stored of a resource. An invalidation reaches all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// Its only response, or the rule by which it varies.
+    Response,
+    /// The response that a rule gives to some requests.
+    Variant(VariantId),
+    /// What the program itself knows of it: no client is ever answered with it.
+    Value,
 }
 
 /// A store has few namespaces, and keys of equal text in two of them are rare: the text and the variant tell enough.
 impl Hash for EntryKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.key.hash(state);
-        if let Some(variant) = self.variant {
-            state.write_u128(u128::from_ne_bytes(variant.digest.0));
+        match self.part {
+            Part::Response => {}
+            Part::Variant(variant) => state.write_u128(u128::from_ne_bytes(variant.digest.0)),
+            Part::Value => state.write_u8(1),
         }
     }
 }
 
 impl EntryKey {
-    /// The resource's own entry.
+    /// Where a look-up begins that may end at this entry: of a variant, at the rule.
     #[must_use]
     pub fn base(&self) -> Self {
-        Self { variant: None, ..self.clone() }
+        match self.part {
+            Part::Variant(_) => self.resource(),
+            Part::Response | Part::Value => self.clone(),
+        }
+    }
+
+    /// The resource, all of whose tickets are kept together.
+    #[must_use]
+    pub fn resource(&self) -> Self {
+        Self { part: Part::Response, ..self.clone() }
+    }
+
+    /// What the program itself knows of the resource.
+    #[must_use]
+    pub fn value(&self) -> Self {
+        Self { part: Part::Value, ..self.clone() }
+    }
+
+    /// The variant that it is, if it is one.
+    pub fn variant(&self) -> Option<VariantId> {
+        if let Part::Variant(variant) = self.part { Some(variant) } else { None }
     }
 
     /// The text under which a store of many namespaces keeps it: `shop:v2:{user:123}`, a variant
-    /// `shop:v2:{user:123}:v:<digest>`. The braces are literal: they put a resource into one slot of a Redis cluster.
+    /// `shop:v2:{user:123}:v:<digest>`, a value `shop:v2:{user:123}:value`. The braces are literal: they put a resource into one slot of a Redis cluster.
     pub fn name(&self) -> String {
-        let Self { namespace, key, variant } = self;
+        let Self { namespace, key, part } = self;
         let mut name = String::with_capacity(namespace.name.len() + key.0.len() + 16);
         // Writing to a String cannot fail.
         let _ = write!(name, "{}:v{}:{{{}}}", namespace.name, namespace.version, key.0);
-        if let Some(variant) = variant {
-            let _ = write!(name, ":v:{}", variant.digest);
+        match part {
+            Part::Response => {}
+            Part::Variant(variant) => _ = write!(name, ":v:{}", variant.digest),
+            Part::Value => name.push_str(":value"),
         }
         name
     }
@@ -359,7 +395,7 @@ impl EntryKey {
     /// The entry of one variant.
     #[must_use]
     pub fn of_variant(&self, variant: VariantId) -> Self {
-        Self { variant: Some(variant), ..self.clone() }
+        Self { part: Part::Variant(variant), ..self.clone() }
     }
 }
 

@@ -49,7 +49,7 @@ mod validation;
 pub mod vary;
 
 pub use exchange::{Admission, Asked, Filling, Forward, Hit, Intake, Lookup, Received, Selected};
-pub use key::{EntryKey, Key, KeyError, Namespace, Template};
+pub use key::{EntryKey, Key, KeyError, Namespace, Part, Template};
 pub use pattern::Pattern;
 pub use policy::{Caching, Policy};
 pub use reason::{Outcome, Reason, Refusal, Storing, Verdict};

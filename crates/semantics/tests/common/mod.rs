@@ -117,7 +117,7 @@ pub(crate) fn reuse(filling: &Filling, request: &request::Parts, policy: &Policy
     let base = filling.rule.clone().unwrap_or_else(|| filling.response.clone());
     let outcome = match lookup.select(Some(base), &request.headers, now, 1.0) {
         Selected::Variant(lookup, variant) => {
-            let found = (filling.key.variant == Some(variant)).then(|| filling.response.clone());
+            let found = (filling.key.variant() == Some(variant)).then(|| filling.response.clone());
             Lookup::select(lookup, found, &request.headers, now, 1.0)
         }
         other => other,
