@@ -13,7 +13,11 @@ use crate::{
 };
 use larder_semantics::{Namespace, status};
 use quick_cache::sync::Cache as Bounded;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// Configures a [`Cache`].
 #[must_use = "a builder does nothing until `build` is called"]
@@ -183,6 +187,7 @@ impl CacheBuilder {
             early: Bounded::new(MOST_UNCACHEABLE),
             uncacheable: Bounded::new(MOST_UNCACHEABLE),
             variances: Variances::new(),
+            values: OnceLock::new(),
         })
     }
 }

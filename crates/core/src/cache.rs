@@ -12,12 +12,16 @@ use crate::{
     search::Variances,
     share::Fetched,
     store::{AnyStore, Listener, Purge, Receipt, Selector, StoreError, Ticket},
+    values::Terms,
     write::WriteGuard,
 };
 use http::Extensions;
 use larder_semantics::{EntryId, EntryKey, Key, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A cache: one store, and what all the layers over it share.
@@ -43,6 +47,8 @@ pub(crate) struct Shared {
     /// Resources whose last response was refused, and until when they count as uncacheable.
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
     pub(crate) variances: Variances,
+    /// How values are kept where nothing is said.
+    pub(crate) values: OnceLock<Terms>,
 }
 
 /// Keeps those who come after an invalidation from joining those who came before it.

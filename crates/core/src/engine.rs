@@ -15,13 +15,14 @@ use crate::{
     service::CacheFuture,
     share::{Fetched, Following},
     store::{Claim, Found, Seen, StoreError, Unreadable},
+    values::Reads,
 };
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request::Parts, response};
 use http_body::Body;
 use larder_semantics::{
-    Admission, Asked, Caching, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason, Received, Refusal,
-    Selected, Storing, Timestamp, VariantId, Verdict,
+    Admission, Asked, Caching, Content, Entry, EntryKey, Filling, Forward, Hit, Intake, Lookup, Outcome, Reason,
+    Received, Refusal, Selected, Storing, Timestamp, VariantId, Verdict,
     exchange::{self, Answer, Throttled},
     freshness::Arrival,
     policy::Early,
@@ -75,7 +76,7 @@ impl Front {
         let seed = if self.rules.policy.early == Early::Never { 1.0 } else { fastrand::f64() };
         let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false, seed };
         let metrics = self.metrics(&head);
-        let visit = Visit { front: self, metrics: &metrics, marks };
+        let visit = Visit { front: self, metrics: &metrics, marks, reads: None };
         let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
         let sought = visit.intake(&mut head, has_content);
         if let Ok((lookup, key)) = &sought
@@ -83,39 +84,33 @@ impl Front {
         {
             return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
         }
-        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks, left: None };
+        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks, left: None, reads: None };
         let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
-        CacheFuture::pending(async move {
-            let visit = stay.visit();
-            let course = match sought {
-                Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
-                Err(reason) => visit.pass_by(reason, &mut head, inherited).await,
-            };
-            match course {
-                Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
-                Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key, following, now)),
-                Course::Refresh(hit, key, errand, reason, now) => {
-                    let answer = visit.answer(hit, &key, reason, now);
-                    let background = stay.front.cache.background().clone();
-                    if let Some(permit) = background.refresh() {
-                        let refresh = stay.refresh(*errand, Request::from_parts(head, body), origin);
-                        background.spawn(async move {
-                            refresh.await;
-                            drop(permit);
-                        });
-                    }
-                    Ok(answer)
-                }
-                Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key))),
-                Course::Forward(errand)
-                    if errand.grant.is_none() && !stay.front.may_change(errand.reason, &head.method) =>
-                {
-                    Box::pin(stay.forward(*errand, Request::from_parts(head, body), origin)).await
-                }
-                // The origin's work is wanted by others too, or changes what they get: it goes on when this client leaves.
-                Course::Forward(errand) => stay.forward_in_time(*errand, Request::from_parts(head, body), origin).await,
-            }
-        })
+        CacheFuture::pending(stay.serve(sought, Request::from_parts(head, body), origin, inherited))
+    }
+
+    /// Answers with a value that is stored and can be read, or from `origin`, which is asked once at most.
+    pub(crate) async fn serve_value<S, B>(
+        self: Arc<Self>,
+        key: EntryKey,
+        reads: Reads,
+        origin: S,
+    ) -> Result<Response<CacheBody<B>>, S::Error>
+    where
+        S: Service<Request<()>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let head = Request::new(()).into_parts().0;
+        let sought = match Intake::of(&head, &self.rules.policy) {
+            Intake::Bypass(reason) => Err(reason),
+            Intake::Lookup(lookup) => Ok((lookup, key)),
+        };
+        let marks = Marks { shows_key: false, is_nested: false, is_background: false, seed: fastrand::f64() };
+        let metrics = self.metrics(&head).into_owned();
+        let stay = Stay { front: self, metrics, marks, left: None, reads: Some(reads) };
+        stay.serve(sought, Request::from_parts(head, ()), origin, None).await
     }
 
     /// Offers what the origin has confirmed to the store, and tells what becomes of it.
@@ -157,6 +152,7 @@ struct Visit<'f> {
     front: &'f Front,
     metrics: &'f RouteMetrics,
     marks: Marks,
+    reads: Option<&'f Reads>,
 }
 
 #[derive(Clone, Copy)]
@@ -178,13 +174,62 @@ struct Stay {
     marks: Marks,
     /// Set when its client has been answered otherwise.
     left: Option<Arc<AtomicBool>>,
+    /// Whether what is stored can be read, where that is more than a matter of bytes.
+    reads: Option<Reads>,
 }
 
 impl Stay {
     fn visit(&self) -> Visit<'_> {
         let has_left = self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed));
         let marks = Marks { is_background: self.marks.is_background || has_left, ..self.marks };
-        Visit { front: &self.front, metrics: &self.metrics, marks }
+        Visit { front: &self.front, metrics: &self.metrics, marks, reads: self.reads.as_ref() }
+    }
+
+    /// Steps 2 to 7 for what is not at hand.
+    async fn serve<S, Q, B>(
+        self,
+        sought: Result<(Lookup, EntryKey), Reason>,
+        request: Request<Q>,
+        origin: S,
+        inherited: Option<Box<Grant>>,
+    ) -> Result<Response<CacheBody<B>>, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        Q: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let (mut head, body) = request.into_parts();
+        let visit = self.visit();
+        let course = match sought {
+            Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
+            Err(reason) => visit.pass_by(reason, &mut head, inherited).await,
+        };
+        match course {
+            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
+            Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key, following, now)),
+            Course::Refresh(hit, key, errand, reason, now) => {
+                let answer = visit.answer(hit, &key, reason, now);
+                let background = self.front.cache.background().clone();
+                if let Some(permit) = background.refresh() {
+                    let refresh = self.refresh(*errand, Request::from_parts(head, body), origin);
+                    background.spawn(async move {
+                        refresh.await;
+                        drop(permit);
+                    });
+                }
+                Ok(answer)
+            }
+            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key))),
+            Course::Forward(errand)
+                if errand.grant.is_none() && !self.front.may_change(errand.reason, &head.method) =>
+            {
+                Box::pin(self.forward(*errand, Request::from_parts(head, body), origin)).await
+            }
+            // The origin's work is wanted by others too, or changes what they get: it goes on when this client leaves.
+            Course::Forward(errand) => self.forward_in_time(*errand, Request::from_parts(head, body), origin).await,
+        }
     }
 }
 
@@ -269,6 +314,14 @@ impl Visit<'_> {
         }
     }
 
+    /// Whether what is stored tells this request anything.
+    fn reads(&self, entry: &Entry) -> bool {
+        match (self.reads, &entry.content) {
+            (Some(reads), Content::Response(response)) => reads(response),
+            _ => true,
+        }
+    }
+
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
     async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
         let Settings { store_budget, read_deadline, lock_wait } = self.front.cache.shared.settings;
@@ -282,6 +335,7 @@ impl Visit<'_> {
             let now = self.front.cache.store().now();
             let (mut copy, mut seen) = (Reason::Never, Some(Seen::Absent));
             let selected = match found {
+                Ok(Found::Entry(entry, _)) if !self.reads(&entry) => lookup.unread(entry.id, &head.headers),
                 Ok(Found::Entry(entry, copied)) => {
                     copy = copied.into();
                     lookup.select(Some(entry), &head.headers, now, self.marks.seed)
@@ -662,7 +716,8 @@ impl Stay {
         };
         let left = Arc::new(AtomicBool::new(false));
         self.left = Some(left.clone());
-        let other = Self { front: front.clone(), metrics: self.metrics.clone(), marks: self.marks, left: None };
+        let (metrics, marks) = (self.metrics.clone(), self.marks);
+        let other = Self { front: front.clone(), metrics, marks, left: None, reads: None };
         let (headers, key) = (request.headers().clone(), errand.key.clone());
         let mut work = self.outliving(errand, request, origin);
         let asked_at = Instant::now();

@@ -376,6 +376,10 @@ impl CacheLayer {
         }
     }
 
+    pub(crate) fn into_rules(self) -> Arc<Rules> {
+        self.rules
+    }
+
     fn set(mut self, change: impl FnOnce(&mut Rules)) -> Self {
         change(Arc::make_mut(&mut self.rules));
         self

@@ -29,6 +29,7 @@ mod sync;
 pub mod testing;
 mod tiered;
 mod ttl;
+mod values;
 mod wakers;
 mod write;
 
@@ -52,4 +53,5 @@ pub use service::{CacheFuture, CacheService};
 pub use store::{Purge, Receipt, Store, StoreError};
 pub use tiered::Tiered;
 pub use ttl::Ttl;
+pub use values::{Format, Known, Peeked, TimedOut, Typed, Value};
 pub use write::WriteGuard;

@@ -341,6 +341,11 @@ impl Lookup {
         self.forward(Reason::InvalidatedTag, None, headers).having_seen(Some(found))
     }
 
+    /// Goes to the origin, as what was found tells this request nothing.
+    pub fn unread(self, found: EntryId, headers: &HeaderMap) -> Selected {
+        self.forward(Reason::Decode, None, headers).having_seen(Some(found))
+    }
+
     /// To the origin, with the stored response that it may confirm, or that answers if it fails.
     fn forward(self, reason: Reason, held: Option<Arc<Entry>>, headers: &HeaderMap) -> Selected {
         if self.client.only_if_cached {

@@ -1,0 +1,586 @@
+//! What the program itself knows: values by key, on the same store, tickets, tags and invalidations as responses.
+//!
+//! A value is stored as the response that would carry it, in a part of its resource from which no client is answered. So a
+//! value is fetched once for all who wait, kept from being older than an invalidation, answered stale while it is fetched
+//! anew, and found again in Redis, by what does the same for responses.
+
+mod fetch;
+mod format;
+
+pub use format::Format;
+
+use crate::{
+    Cache, CacheLayer, Ttl,
+    engine::Front,
+    layer::Rules,
+    observe::RouteMetrics,
+    store::{Claim, Copied, Found, Purge, Receipt, Seen, StoreError, Unused},
+};
+use fetch::{Absence, Finding, Quest, Whole, whole};
+use http::{HeaderMap, Request, Response, StatusCode};
+use larder_semantics::{
+    Asked, Caching, Content, Entry, EntryId, EntryKey, Filling, Intake, Key, Reason, Received, Selected,
+    StoredResponse, Timestamp, freshness::Arrival, policy::Early,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+/// The lifetime of what is known to be absent, when nothing else is said.
+const NEGATIVE: Duration = Duration::from_secs(15);
+/// From what length on values are compressed, when nothing else is said.
+const COMPRESSED_FROM: usize = 4096;
+
+/// What is stored of one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known<T> {
+    /// The value.
+    Found(T),
+    /// That there is none.
+    Absent,
+    /// Nothing: whether there is one is not known.
+    Missing,
+}
+
+impl<T> Known<T> {
+    /// The value, if it is known.
+    pub fn found(self) -> Option<T> {
+        if let Self::Found(value) = self { Some(value) } else { None }
+    }
+}
+
+impl<T: DeserializeOwned> Known<T> {
+    /// Reads a stored value; nothing, if it cannot be read.
+    fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Self> {
+        match status {
+            StatusCode::NOT_FOUND => Some(Self::Absent),
+            StatusCode::OK => Format::read(headers, body).map(Self::Found),
+            _ => None,
+        }
+    }
+}
+
+/// What is stored of a value, and how old that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peeked<T> {
+    /// The value, or that there is none.
+    pub known: Known<T>,
+    /// How long ago it was fetched.
+    pub age: Duration,
+    /// What is left of its lifetime; `None` once that is over.
+    pub left: Option<Duration>,
+}
+
+/// The limit of [`Value::get_or_fetch_within`] was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value took longer to fetch than was allowed, and nothing stored may stand in for it")
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
+/// How values are kept.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    rules: Arc<Rules>,
+    format: Format,
+    compressed_from: usize,
+    /// Those of the rules' route and tier.
+    metrics: Arc<OnceLock<Arc<RouteMetrics>>>,
+}
+
+/// One value of a cache: [`Cache::value`] makes it.
+///
+/// ```
+/// # async fn user(cache: larder::Cache) -> Result<String, std::io::Error> {
+/// use larder::Ttl;
+///
+/// async fn from_database(id: u64) -> Result<String, std::io::Error> {
+///     Ok(format!("user {id}"))
+/// }
+///
+/// let user: String = cache.value("user:123").ttl(Ttl::FREQUENT).get_or_fetch(|| from_database(123)).await?;
+/// # Ok(user)
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Value {
+    cache: Cache,
+    key: Key,
+    terms: Terms,
+}
+
+impl Cache {
+    /// The value under `key`, which an invalidation of that key reaches as it reaches what clients are answered with.
+    ///
+    /// What comes from a request belongs into [`Key::part`].
+    pub fn value(&self, key: impl Into<Key>) -> Value {
+        let terms = self.shared.values.get_or_init(|| Terms::new(self)).clone();
+        Value { cache: self.clone(), key: key.into(), terms }
+    }
+
+    /// Values of one type, whose keys begin with `name`, and which are kept in one way: `terms` says how.
+    ///
+    /// ```
+    /// # fn users(cache: larder::Cache) -> larder::Typed<String> {
+    /// cache.typed("user", |value| value.ttl(larder::Ttl::FREQUENT).tag("users"))
+    /// # }
+    /// ```
+    pub fn typed<T>(&self, name: &str, terms: impl FnOnce(Value) -> Value) -> Typed<T> {
+        let model = self.value(name).with(|rules| rules.route = name.to_owned());
+        Typed { model: terms(model), value: PhantomData }
+    }
+}
+
+impl Terms {
+    fn new(cache: &Cache) -> Self {
+        let layer = CacheLayer::new(cache.clone()).route("value").status(StatusCode::NOT_FOUND, NEGATIVE);
+        let (format, compressed_from) = (Format::default(), COMPRESSED_FROM);
+        Self { rules: layer.into_rules(), format, compressed_from, metrics: Arc::default() }
+    }
+}
+
+/// How a value is kept.
+impl Value {
+    /// How long it is fresh. Default [`Ttl::STANDARD`]; zero stores nothing.
+    #[must_use]
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        let ttl = ttl.into();
+        self.with(|rules| (rules.policy.lifetime, rules.tier) = (Some(ttl.lifetime()), ttl.name()))
+    }
+
+    /// How long it is known that there is no value. Default 15 s, at most 5 minutes; zero stores no such thing.
+    #[must_use]
+    pub fn negative_ttl(self, ttl: impl Into<Duration>) -> Self {
+        let ttl = ttl.into();
+        self.with(|rules| rules.policy.statuses = vec![(StatusCode::NOT_FOUND, ttl)])
+    }
+
+    /// The largest part by which a lifetime is shortened, from 0 to 1, so that what was stored together does not expire
+    /// together. Default 0.1.
+    #[must_use]
+    pub fn jitter(self, jitter: f64) -> Self {
+        self.with(|rules| rules.policy.jitter = jitter)
+    }
+
+    /// Adds a tag: at most 64, of up to 256 bytes.
+    #[must_use]
+    pub fn tag(self, tag: impl Into<String>) -> Self {
+        let tag = tag.into();
+        self.with(|rules| rules.policy.tags.push(tag))
+    }
+
+    /// For how long after its lifetime it still answers while it is fetched anew in the background. Default zero.
+    #[must_use]
+    pub fn stale_while_revalidate(self, time: Duration) -> Self {
+        self.with(|rules| rules.policy.stale_while_revalidate = time)
+    }
+
+    /// For how long after its lifetime it still answers when fetching it fails. Default zero.
+    #[must_use]
+    pub fn stale_if_error(self, time: Duration) -> Self {
+        self.with(|rules| (rules.policy.stale_if_error, rules.policy.stale_if_unreachable) = (time, time))
+    }
+
+    /// After what time of fetching what is stale answers, if it may; the fetch goes on in the background. Default never.
+    #[must_use]
+    pub fn soft_timeout(self, time: Duration) -> Self {
+        self.with(|rules| rules.policy.soft_timeout = Some(time))
+    }
+
+    /// When it is fetched anew before its lifetime is over, in the background, by one caller of the fleet. Default
+    /// [`Early::Never`].
+    #[must_use]
+    pub fn early(self, early: Early) -> Self {
+        self.with(|rules| rules.policy.early = early)
+    }
+
+    /// The largest value that is stored, in bytes as it is written. Default 1 MiB.
+    #[must_use]
+    pub fn largest(self, bytes: u64) -> Self {
+        self.with(|rules| rules.policy.max_body = bytes)
+    }
+
+    /// In which form it is written. Default [`Format::Json`].
+    #[must_use]
+    pub fn format(mut self, format: Format) -> Self {
+        self.terms.format = format;
+        self
+    }
+
+    /// From what length on, in bytes as it is written, it is compressed, if that makes it shorter. Default 4 KiB; only with the
+    /// feature `lz4`.
+    #[must_use]
+    pub fn compressed_from(mut self, bytes: usize) -> Self {
+        self.terms.compressed_from = bytes;
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(Arc::make_mut(&mut self.terms.rules));
+        self.terms.metrics = Arc::default();
+        self
+    }
+}
+
+/// What can be done with a value.
+impl Value {
+    /// What is stored, if it is fresh. Whatever keeps a store from telling counts as [`Known::Missing`].
+    pub async fn get<T: DeserializeOwned>(&self) -> Known<T> {
+        let key = self.entry_key();
+        let (known, reason) = match self.look(&key).await {
+            Ok(Some((response, copied, now))) if response.is_fresh(now) => {
+                match Known::read(response.status, &response.headers, &response.body) {
+                    Some(Known::Absent) => (Known::Absent, Reason::Negative),
+                    Some(known) => (known, copied.into()),
+                    None => (Known::Missing, Reason::Decode),
+                }
+            }
+            Ok(Some(_)) => (Known::Missing, Reason::Expired),
+            Ok(None) => (Known::Missing, Reason::Never),
+            Err(error) => (Known::Missing, Reason::from(&error)),
+        };
+        self.metrics().request(reason);
+        known
+    }
+
+    /// What is stored, fresh or stale, and how old it is; nothing is counted, and nothing fetched.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot tell.
+    pub async fn peek<T: DeserializeOwned>(&self) -> Result<Option<Peeked<T>>, StoreError> {
+        let Some((response, _, now)) = self.look(&self.entry_key()).await? else { return Ok(None) };
+        let (age, known) = (response.age(now), Known::read(response.status, &response.headers, &response.body));
+        let left = response.lifetime.checked_sub(age).filter(|left| !left.is_zero());
+        Ok(known.map(|known| Peeked { known, age, left }))
+    }
+
+    /// The value: what is stored, or what `fetch` brings, which is then stored.
+    ///
+    /// Of all who ask at the same time, here and in other processes, one fetches. `fetch` goes on in the background when its
+    /// caller leaves, or has been answered with what is stale; so what it uses must be its own. Its error is its caller's only,
+    /// unless what is stale may answer. A store that fails is no error. That there is no value, known from
+    /// [`get_or_find`](Self::get_or_find), is not an answer.
+    ///
+    /// # Errors
+    ///
+    /// What `fetch` fails with.
+    pub async fn get_or_fetch<T, E, F, Fut>(&self, fetch: F) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let key = self.entry_key();
+        if let Some(Known::Found(value)) = self.at_hand(&key) {
+            return Ok(value);
+        }
+        let present = async || fetch().await.map(Some);
+        self.seek(key, Absence::Unknown, None, present).await.map(|found| found.expect(PRESENT))
+    }
+
+    /// The same, for as long as `limit`; the fetch goes on in the background then. What is stale answers, if it may; else the
+    /// caller is told by an error.
+    ///
+    /// # Errors
+    ///
+    /// What `fetch` fails with, or [`TimedOut`].
+    pub async fn get_or_fetch_within<T, E, F, Fut>(&self, limit: Duration, fetch: F) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: From<TimedOut> + Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let key = self.entry_key();
+        if let Some(Known::Found(value)) = self.at_hand(&key) {
+            return Ok(value);
+        }
+        let limit = Limit { time: limit, error: || E::from(TimedOut) };
+        let present = async || fetch().await.map(Some);
+        self.seek(key, Absence::Unknown, Some(limit), present).await.map(|found| found.expect(PRESENT))
+    }
+
+    /// The value, if there is one: what is stored, also that there is none, or what `find` brings, which is then stored.
+    ///
+    /// # Errors
+    ///
+    /// What `find` fails with. The rest is as for [`get_or_fetch`](Self::get_or_fetch).
+    pub async fn get_or_find<T, E, F, Fut>(&self, find: F) -> Result<Option<T>, E>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let key = self.entry_key();
+        match self.at_hand(&key) {
+            Some(Known::Found(value)) => Ok(Some(value)),
+            Some(Known::Absent) => Ok(None),
+            Some(Known::Missing) | None => self.seek(key, Absence::Known, None, find).await,
+        }
+    }
+
+    /// Stores a value that is known without being fetched, and invalidates what was stored or is on its way, as
+    /// [`Cache::purge`] does. Of two callers at the same time either may win: for a change of what is in a database there is
+    /// [`write`](Self::write).
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::purge`]. That the value could not be stored is no error.
+    pub async fn insert<T: Serialize>(&self, value: &T) -> Result<Receipt, StoreError> {
+        let receipt = self.remove().await?;
+        let key = self.entry_key();
+        if let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&key, Seen::Absent).await {
+            let born = ticket.born;
+            match self.filling(&key, self.terms.write(Some(value)), born, Duration::ZERO) {
+                Some(filling) => _ = self.cache.store().fill(ticket, filling).await,
+                None => _ = self.cache.store().release(ticket, Unused::NoAnswer).await,
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// Removes it, and what clients are answered with under the same key: [`Cache::purge`] of the key.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::purge`].
+    pub async fn remove(&self) -> Result<Receipt, StoreError> {
+        self.cache.purge(Purge::key(self.key.clone())).await
+    }
+}
+
+/// What every caller of `seek` that knows no absence relies on.
+const PRESENT: &str = "what is fetched is a value, and nothing else answers";
+
+/// How long one caller waits, and what it is told then.
+struct Limit<E> {
+    time: Duration,
+    error: fn() -> E,
+}
+
+impl Value {
+    fn entry_key(&self) -> EntryKey {
+        self.cache.shared.namespace.entry(self.key.clone()).value()
+    }
+
+    fn metrics(&self) -> &Arc<RouteMetrics> {
+        let Rules { route, tier, .. } = &*self.terms.rules;
+        self.terms.metrics.get_or_init(|| self.cache.observer().route(route, tier))
+    }
+
+    async fn look(&self, key: &EntryKey) -> Result<Option<(StoredResponse, Copied, Timestamp)>, StoreError> {
+        let store = self.cache.store();
+        let found = store.get(key).await?;
+        Ok(match found {
+            Found::Entry(entry, copied) => response(&entry).map(|response| (response.clone(), copied, store.now())),
+            Found::Absent | Found::Invalidated(_) | Found::Unreadable(_) => None,
+        })
+    }
+
+    /// What this process holds, if it is fresh, and not to be fetched anew before its time.
+    fn at_hand<T: DeserializeOwned>(&self, key: &EntryKey) -> Option<Known<T>> {
+        let (entry, now) = self.cache.store().at_hand(key)?;
+        let (response, early) = (response(&entry)?, self.terms.rules.policy.early);
+        if !response.is_fresh(now) || early != Early::Never {
+            return None;
+        }
+        let known = Known::read(response.status, &response.headers, &response.body)?;
+        self.metrics().request(if matches!(known, Known::Absent) { Reason::Negative } else { Reason::Near });
+        Some(known)
+    }
+
+    /// Has the engine answer, which asks `find` if need be.
+    async fn seek<T, E, F, Fut>(
+        &self,
+        key: EntryKey,
+        absence: Absence,
+        limit: Option<Limit<E>>,
+        find: F,
+    ) -> Result<Option<T>, E>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let mut terms = self.terms.clone();
+        if let Some(limit) = &limit {
+            Arc::make_mut(&mut terms.rules).policy.hard_timeout = Some(limit.time);
+        }
+        let quest = Quest::new(find, absence);
+        let metrics = OnceLock::from(self.metrics().clone());
+        let front = Arc::new(Front { cache: self.cache.clone(), rules: terms.rules.clone(), metrics });
+        let reading = quest.clone();
+        let reads: Reads = Arc::new(move |response| reading.reads(response));
+        let response = Box::pin(front.serve_value(key, reads, Finding::new(quest.clone(), terms))).await?;
+        if let (StatusCode::GATEWAY_TIMEOUT, Some(limit)) = (response.status(), limit) {
+            return Err((limit.error)());
+        }
+        let (head, body) = response.into_parts();
+        // Also where it is known already: what is stored is what was read to its end.
+        let body = whole(body).await;
+        if let Some(found) = quest.take_found() {
+            return Ok(found);
+        }
+        match body.and_then(|body| quest.read(head.status, &head.headers, &body)) {
+            Some(found) => Ok(found),
+            // It came from another caller, whose values are of another type.
+            None => match quest.take_find() {
+                Some(find) => find().await,
+                None => Ok(None),
+            },
+        }
+    }
+}
+
+/// Whether a stored value can be read: what cannot is fetched anew.
+pub(crate) type Reads = Arc<dyn Fn(&StoredResponse) -> bool + Send + Sync>;
+
+fn response(entry: &Entry) -> Option<&StoredResponse> {
+    if let Content::Response(response) = &entry.content { Some(response) } else { None }
+}
+
+impl Value {
+    /// What is stored of a value that was had at `born`; nothing, if it is not to be stored.
+    fn filling(&self, key: &EntryKey, response: Response<Whole>, born: u64, cost: Duration) -> Option<Filling> {
+        let policy = &self.terms.rules.policy;
+        let asked = Request::new(()).into_parts().0;
+        let Intake::Lookup(lookup) = Intake::of(&asked, policy) else { return None };
+        let now = self.cache.store().now();
+        let Selected::Forward(forward) = lookup.select(None, &asked.headers, now, 1.0) else { return None };
+        let (mut head, body) = response.into_parts();
+        let caching = head.extensions.remove::<Caching>().unwrap_or_default();
+        let asked = Asked { key: key.clone(), authority: String::new(), headers: asked.headers };
+        let arrival = Arrival { now, calendar: SystemTime::now().into(), delay: cost, seed: fastrand::f64() };
+        let Received::Store(admission) = forward.receive(asked, &head, &caching, policy, arrival) else { return None };
+        let body = body.0.unwrap_or_default();
+        let id = || EntryId(fastrand::u128(..).to_be_bytes());
+        (body.len() as u64 <= admission.limit()).then(|| admission.complete(body, cost, born, id(), id()))
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Value").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Values of one type that are kept in one way: [`Cache::typed`] makes it. Each is told from the others by an id, which may
+/// come from a request.
+pub struct Typed<T> {
+    model: Value,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
+    /// One of them, for what is not offered here.
+    pub fn value(&self, id: impl fmt::Display) -> Value {
+        Value { key: self.model.key.clone().part(id.to_string()), ..self.model.clone() }
+    }
+
+    /// As [`Value::get`].
+    pub async fn get(&self, id: impl fmt::Display) -> Known<T> {
+        self.value(id).get().await
+    }
+
+    /// What is stored of many, in their order. What a Redis holds is read with few commands.
+    pub async fn get_many<I: fmt::Display>(&self, ids: impl IntoIterator<Item = I>) -> Vec<Known<T>> {
+        let values: Vec<Value> = ids.into_iter().map(|id| self.value(id)).collect();
+        let mut known = Vec::with_capacity(values.len());
+        for some in values.chunks(ABREAST) {
+            known.extend(together(some.iter().map(Value::get)).await);
+        }
+        known
+    }
+
+    /// As [`Value::get_or_fetch`].
+    ///
+    /// # Errors
+    ///
+    /// What `fetch` fails with.
+    pub async fn get_or_fetch<E, F, Fut>(&self, id: impl fmt::Display, fetch: F) -> Result<T, E>
+    where
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.value(id).get_or_fetch(fetch).await
+    }
+
+    /// As [`Value::get_or_find`].
+    ///
+    /// # Errors
+    ///
+    /// What `find` fails with.
+    pub async fn get_or_find<E, F, Fut>(&self, id: impl fmt::Display, find: F) -> Result<Option<T>, E>
+    where
+        E: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        self.value(id).get_or_find(find).await
+    }
+
+    /// As [`Value::insert`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::purge`].
+    pub async fn insert(&self, id: impl fmt::Display, value: &T) -> Result<Receipt, StoreError> {
+        self.value(id).insert(value).await
+    }
+
+    /// As [`Value::remove`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::purge`].
+    pub async fn remove(&self, id: impl fmt::Display) -> Result<Receipt, StoreError> {
+        self.value(id).remove().await
+    }
+}
+
+impl<T> Clone for Typed<T> {
+    fn clone(&self) -> Self {
+        Self { model: self.model.clone(), value: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Typed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Typed").field("name", &self.model.key).finish_non_exhaustive()
+    }
+}
+
+/// How many values are asked for at the same time: fewer than a store lets one process ask.
+const ABREAST: usize = 256;
+
+/// Waits for all of them; their outcomes, in their order.
+async fn together<F: Future>(work: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut work: Vec<_> = work.map(Box::pin).collect();
+    let mut done: Vec<Option<F::Output>> = work.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (work, done) in work.iter_mut().zip(&mut done).filter(|(_, done)| done.is_none()) {
+            if let Poll::Ready(output) = work.as_mut().poll(context) {
+                *done = Some(output);
+            }
+        }
+        if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
