@@ -7,7 +7,7 @@ mod redis_entries;
 use bytes::Bytes;
 use larder::{
     semantics::EntryKey,
-    store::{Claim, Filled, Seen, Store, StoreError},
+    store::{Claim, Filled, Seen, Store, StoreError, Ticket, TicketKind},
 };
 use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
@@ -340,7 +340,7 @@ async fn a_full_server_still_answers_reads() {
     assert!(matches!(large, StoreError::OutOfMemory(_)), "{large:?}");
     for body in [vec![0; 10], vec![0; 100_000]] {
         let ticket =
-            larder::store::Ticket { key: ticket.key.clone(), nonce: ticket.nonce, born: ticket.born, changes: false };
+            Ticket { key: ticket.key.clone(), nonce: ticket.nonce, born: ticket.born, kind: TicketKind::Fetch };
         let filled = store.fill(ticket, filling(&key("b"), &entry(&store, body))).await;
         assert!(matches!(filled, Err(StoreError::OutOfMemory(_)) | Ok(Filled::Voided)), "{filled:?}");
     }

@@ -3,7 +3,7 @@
 
 mod redis_entries;
 
-use larder::store::{Seen, Store, StoreError, Ticket};
+use larder::store::{Seen, Store, StoreError, Ticket, TicketKind};
 use larder_redis::RedisStore;
 use larder_tests::RedisServer;
 use redis_entries::*;
@@ -32,7 +32,7 @@ async fn fills_of_a_dead_server_are_not_queued() {
     for number in 0..100_000 {
         let (store, large, key) = (store.clone(), large.clone(), key(&format!("k{number}")));
         fills.spawn(async move {
-            let ticket = Ticket { key: key.clone(), nonce: id(), born: 0, changes: false };
+            let ticket = Ticket { key: key.clone(), nonce: id(), born: 0, kind: TicketKind::Fetch };
             store.fill(ticket, filling(&key, &large)).await
         });
         if fills.len() >= 1_000 {

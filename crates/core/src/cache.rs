@@ -11,7 +11,7 @@ use crate::{
     routing::Routing,
     search::Variances,
     share::Fetched,
-    store::{AnyStore, Listener, Purge, Receipt, Selector, StoreError, Ticket},
+    store::{AnyStore, Listener, Purge, Receipt, Selector, StoreError, Ticket, TicketKind},
     values::Terms,
     write::WriteGuard,
 };
@@ -204,18 +204,23 @@ impl Cache {
         for key in self.shared.variances.keys_of(key.clone(), key.query().as_deref()) {
             let selector = Selector::Key(key.clone());
             self.shared.detaching.detach(&selector);
-            let one = self.shared.store.mark(&self.shared.namespace, &key, nonce, life).await;
+            let resource = self.shared.namespace.entry(key);
+            let one = self.shared.store.mark(&resource, nonce, life).await;
             self.shared.detaching.detach(&selector);
             receipt = one.map(|one| Receipt { resources: receipt.resources + one.resources, ..one })?;
         }
         Ok(receipt)
     }
 
-    pub(crate) async fn unmark(&self, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        for key in self.shared.variances.keys_of(key.clone(), key.query().as_deref()) {
-            self.shared.store.unmark(&self.shared.namespace, &key, nonce).await?;
-        }
-        Ok(())
+    /// Keeps those who come from now on from joining those who are on their way.
+    pub(crate) fn detach(&self, selector: &Selector) {
+        self.shared.detaching.detach(selector);
+    }
+
+    /// The tickets of a mark, under every key that its resource is looked up by.
+    pub(crate) fn tickets(&self, key: &Key, nonce: EntryId, born: u64) -> Vec<Ticket> {
+        let ticket = |key| Ticket { key: self.shared.namespace.entry(key), nonce, born, kind: TicketKind::Write };
+        self.shared.variances.keys_of(key.clone(), key.query().as_deref()).into_iter().map(ticket).collect()
     }
 
     /// How long after an invalidation has returned `Ok`, other processes may still answer with what it has invalidated: the

@@ -5,7 +5,7 @@ use crate::{
     observe,
     store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
 };
-use larder_semantics::{EntryId, EntryKey, Key, Namespace, Timestamp, exchange::Filling};
+use larder_semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Filling};
 use pin_project_lite::pin_project;
 use std::{
     future::Future,
@@ -239,19 +239,8 @@ impl<S: Store> Store for Guard<S> {
         self.store.tells()
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        let asked = timeout(self.deadlines.purge, self.store.mark(namespace, key, nonce, life));
-        asked.await.unwrap_or(Err(StoreError::Timeout))
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        let asked = timeout(self.deadlines.purge, self.store.unmark(namespace, key, nonce));
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        let asked = timeout(self.deadlines.purge, self.store.mark(resource, nonce, life));
         asked.await.unwrap_or(Err(StoreError::Timeout))
     }
 

@@ -53,5 +53,5 @@ pub use service::{CacheFuture, CacheService};
 pub use store::{Purge, Receipt, Store, StoreError};
 pub use tiered::Tiered;
 pub use ttl::Ttl;
-pub use values::{Format, Known, Peeked, TimedOut, Typed, Value};
+pub use values::{Format, Known, Peeked, TimedOut, Typed, Value, Written};
 pub use write::WriteGuard;

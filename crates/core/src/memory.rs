@@ -1,11 +1,11 @@
 //! The store in this process: bounded by bytes, and the near tier before a shared one.
 
 use crate::store::{
-    Claim, Copied, Filled, Found, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
-    UNCACHEABLE_LIFE, Unused,
+    Claim, Copied, Filled, Found, MARK_LIFE, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
+    TicketKind, UNCACHEABLE_LIFE, Unused,
 };
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Key, Namespace, Pattern, StoredResponse, Timestamp, Variants,
+    Content, Entry, EntryId, EntryKey, Namespace, Pattern, StoredResponse, Timestamp, Variants,
     exchange::Filling,
     policy::LONGEST_LIFETIME,
     tags::{Record, Standing},
@@ -70,8 +70,8 @@ pub(crate) enum Looked {
 struct Stripe {
     /// By the resource's own key: one ticket for each variant that is being fetched.
     tickets: HashMap<EntryKey, Vec<Placed>>,
-    /// Resources that are being written: by whom, and until when they count as that.
-    marks: HashMap<EntryKey, Vec<(EntryId, Instant)>>,
+    /// Resources that are being written.
+    marks: HashMap<EntryKey, Vec<Mark>>,
     /// Counts the purges, so that a copy fetched before one is not kept after it.
     epoch: u64,
 }
@@ -82,7 +82,26 @@ struct Placed {
     until: Instant,
     /// No ticket: the answer was not of a kind that is stored.
     is_mark: bool,
-    changes: bool,
+    kind: TicketKind,
+}
+
+/// Somebody writing a resource.
+struct Mark {
+    nonce: EntryId,
+    until: Instant,
+    /// Whether nobody else has written or purged the resource since.
+    is_alone: bool,
+}
+
+impl Stripe {
+    /// Voids the tickets of a resource, and the right of those who write it to store what they wrote.
+    fn void(&mut self, resource: &EntryKey) {
+        self.epoch += 1;
+        self.tickets.remove(resource);
+        for mark in self.marks.get_mut(resource).into_iter().flatten() {
+            mark.is_alone = false;
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -255,10 +274,8 @@ impl MemoryStore {
     /// Removes a resource and voids its tickets; whether it had an entry.
     pub(crate) fn forget(&self, resource: &EntryKey) -> bool {
         let mut stripe = self.stripe(resource);
-        stripe.epoch += 1;
-        stripe.tickets.remove(resource);
-        let had =
-            self.inner.entries.remove(resource).is_some() | self.inner.entries.remove(&resource.value()).is_some();
+        stripe.void(resource);
+        let had = self.remove(resource);
         drop(stripe);
         self.tell(resource);
         had
@@ -267,8 +284,7 @@ impl MemoryStore {
     /// Makes a resource stale, and voids its tickets; whether it had an entry.
     fn make_stale(&self, resource: &EntryKey) -> bool {
         let mut stripe = self.stripe(resource);
-        stripe.epoch += 1;
-        stripe.tickets.remove(resource);
+        stripe.void(resource);
         let mut had = false;
         for key in [resource.clone(), resource.value()] {
             if let Some(Held { entry, until }) = self.inner.entries.get(&key) {
@@ -280,6 +296,12 @@ impl MemoryStore {
         drop(stripe);
         self.tell(resource);
         had
+    }
+
+    /// Removes a resource, whose stripe is locked; whether it had an entry.
+    fn remove(&self, resource: &EntryKey) -> bool {
+        let had = self.inner.entries.remove(resource).is_some();
+        self.inner.entries.remove(&resource.value()).is_some() || had
     }
 
     /// Removes, or makes stale, every resource with a key like this, and voids their tickets; how many had an entry.
@@ -294,6 +316,8 @@ impl MemoryStore {
             let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             stripe.epoch += 1;
             stripe.tickets.retain(|resource, _| !is_meant(resource));
+            let marks = stripe.marks.iter_mut().filter(|(resource, _)| is_meant(resource));
+            marks.flat_map(|(_, marks)| marks).for_each(|mark| mark.is_alone = false);
             drop(stripe);
             turned.notify_waiters();
         }
@@ -341,7 +365,7 @@ impl MemoryStore {
     fn place(&self, key: &EntryKey, seen: Seen) -> Claim {
         let resource = key.resource();
         let mut stripe = self.stripe(&resource);
-        let changes = seen == Seen::Changing;
+        let kind = if seen == Seen::Changing { TicketKind::Change } else { TicketKind::Fetch };
         if !matches!(seen, Seen::Unreadable | Seen::Changing)
             && let Looked::There(entry) = self.look(key)
             && seen != Seen::Entry(entry.id)
@@ -355,7 +379,7 @@ impl MemoryStore {
         }
         let now = Instant::now();
         if let Some(marks) = stripe.marks.get_mut(&resource) {
-            marks.retain(|(_, until)| *until > now);
+            marks.retain(|mark| mark.until > now);
             if !marks.is_empty() {
                 return Claim::Marked;
             }
@@ -363,18 +387,22 @@ impl MemoryStore {
         }
         let placed = stripe.tickets.entry(resource).or_default();
         placed.retain(|ticket| ticket.until > now);
-        if let Some(there) = placed.iter().find(|ticket| ticket.key == *key && ticket.changes == changes) {
+        if let Some(there) = placed.iter().find(|ticket| ticket.key == *key && ticket.kind == kind) {
             return if there.is_mark { Claim::Uncacheable } else { Claim::Held };
         }
         let nonce = EntryId(fastrand::u128(..).to_be_bytes());
-        placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE, is_mark: false, changes });
-        Claim::Granted(Ticket { key: key.clone(), nonce, born: self.inner.records.clock(), changes })
+        placed.push(Placed { key: key.clone(), nonce, until: now + TICKET_LIFE, is_mark: false, kind });
+        Claim::Granted(Ticket { key: key.clone(), nonce, born: self.inner.records.clock(), kind })
     }
 
     fn spend(&self, ticket: &Ticket, filling: Filling) -> Filled {
         let resource = ticket.key.resource();
         let mut stripe = self.stripe(&resource);
-        if !take_back(&mut stripe, &resource, ticket) {
+        let is_valid = match ticket.kind {
+            TicketKind::Write => unmark(&mut stripe, &resource, ticket.nonce),
+            TicketKind::Fetch | TicketKind::Change => take_back(&mut stripe, &resource, ticket),
+        };
+        if !is_valid {
             return Filled::Voided;
         }
         if let Some(rule) = filling.rule {
@@ -387,6 +415,16 @@ impl MemoryStore {
         self.tell(&ticket.key.resource());
         Filled::Stored
     }
+}
+
+/// Ends a mark; whether who made it has been alone with the resource.
+fn unmark(stripe: &mut Stripe, resource: &EntryKey, nonce: EntryId) -> bool {
+    let Some(marks) = stripe.marks.get_mut(resource) else { return false };
+    let mine = marks.iter().position(|mark| mark.nonce == nonce).map(|at| marks.swap_remove(at));
+    if marks.is_empty() {
+        stripe.marks.remove(resource);
+    }
+    mine.is_some_and(|mark| mark.is_alone && mark.until > Instant::now())
 }
 
 /// Removes a ticket; whether it was still valid.
@@ -426,6 +464,11 @@ impl Store for MemoryStore {
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
         let resource = ticket.key.resource();
         let (mut stripe, now) = (self.stripe(&resource), Instant::now());
+        if ticket.kind == TicketKind::Write {
+            let mut marks = stripe.marks.get_mut(&resource).into_iter().flatten();
+            let mine = marks.find(|mark| mark.nonce == ticket.nonce && mark.until > now);
+            return Ok(mine.map(|mark| mark.until = now + MARK_LIFE).is_some());
+        }
         let placed = stripe.tickets.get_mut(&resource).into_iter().flatten();
         let is_mine = |placed: &&mut Placed| placed.nonce == ticket.nonce && !placed.is_mark && placed.until > now;
         let mine = placed.into_iter().find(is_mine);
@@ -439,9 +482,11 @@ impl Store for MemoryStore {
     async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
         let resource = ticket.key.resource();
         let mut stripe = self.stripe(&resource);
-        if take_back(&mut stripe, &resource, &ticket) && why == Unused::Uncacheable {
+        if ticket.kind == TicketKind::Write {
+            unmark(&mut stripe, &resource, ticket.nonce);
+        } else if take_back(&mut stripe, &resource, &ticket) && why == Unused::Uncacheable {
             let until = Instant::now() + UNCACHEABLE_LIFE;
-            let mark = Placed { key: ticket.key, nonce: ticket.nonce, until, is_mark: true, changes: false };
+            let mark = Placed { key: ticket.key, nonce: ticket.nonce, until, is_mark: true, kind: TicketKind::Fetch };
             stripe.tickets.entry(resource.clone()).or_default().push(mark);
         }
         drop(stripe);
@@ -473,33 +518,20 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        let resource = namespace.entry(key.clone());
-        let until = Instant::now().checked_add(life).unwrap_or_else(|| Instant::now() + LONGEST_LIFETIME);
-        let mut stripe = self.stripe(&resource);
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        let clock = self.inner.records.clock();
+        let now = Instant::now();
+        let until = now.checked_add(life).unwrap_or_else(|| now + LONGEST_LIFETIME);
+        let mut stripe = self.stripe(resource);
+        stripe.void(resource);
+        let had = self.remove(resource);
         let marks = stripe.marks.entry(resource.clone()).or_default();
-        marks.retain(|(other, _)| *other != nonce);
-        marks.push((nonce, until));
+        marks.retain(|mark| mark.until > now);
+        let is_alone = marks.is_empty();
+        marks.push(Mark { nonce, until, is_alone });
         drop(stripe);
-        Ok(Receipt { resources: u64::from(self.forget(&resource)), ..Receipt::default() })
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        let resource = namespace.entry(key.clone());
-        let mut stripe = self.stripe(&resource);
-        if let Some(marks) = stripe.marks.get_mut(&resource) {
-            marks.retain(|(other, _)| *other != nonce);
-            if marks.is_empty() {
-                stripe.marks.remove(&resource);
-            }
-        }
-        Ok(())
+        self.tell(resource);
+        Ok(Receipt { resources: u64::from(had), clock, ..Receipt::default() })
     }
 
     async fn turn(&self, key: &EntryKey, limit: Duration) {
@@ -507,7 +539,9 @@ impl Store for MemoryStore {
         let told = self.inner.turned[self.stripe_of(&resource)].notified();
         let is_held = self.stripe(&resource).tickets.get(&resource).is_some_and(|placed| {
             let now = Instant::now();
-            placed.iter().any(|ticket| ticket.key == *key && ticket.until > now && !ticket.is_mark && !ticket.changes)
+            placed.iter().any(|ticket| {
+                ticket.key == *key && ticket.until > now && !ticket.is_mark && ticket.kind == TicketKind::Fetch
+            })
         });
         if is_held {
             let _ = timeout(limit, told).await;
@@ -525,8 +559,10 @@ impl Store for MemoryStore {
             placed.retain(|placed| placed.nonce == ticket.nonce);
         }
         stripe.epoch += 1;
-        self.inner.entries.remove(&resource);
-        self.inner.entries.remove(&resource.value());
+        for mark in stripe.marks.get_mut(&resource).into_iter().flatten() {
+            mark.is_alone = false;
+        }
+        self.remove(&resource);
         Ok(true)
     }
 

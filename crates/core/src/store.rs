@@ -31,7 +31,7 @@ pub trait Store: Send + Sync + 'static {
     /// For a variant, the resource's rule must still be the one that the variant belongs to.
     fn claim(&self, key: &EntryKey, seen: Seen) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Extends the life of a ticket to [`TICKET_LIFE`] from now; `false` when it is void.
+    /// Extends the life of a ticket to [`TICKET_LIFE`] from now, of a mark to [`MARK_LIFE`]; `false` when there is none any more.
     fn renew(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Stores a response, and the rule it varies by, if the ticket is still valid; the ticket is spent either way.
@@ -74,23 +74,16 @@ pub trait Store: Send + Sync + 'static {
     /// and nothing done, when the ticket is void.
     fn supersede(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Removes a resource as [`purge`](Self::purge) does, and grants no ticket for it for so long, or until
-    /// [`unmark`](Self::unmark) is called with the same nonce: it is being written. Again, it extends the time.
+    /// Removes a resource as [`purge`](Self::purge) does, and grants no ticket for it for so long, or until the mark is given
+    /// back or used as a ticket of [`TicketKind::Write`] with the same nonce: it is being written. Others' marks stay.
+    ///
+    /// The receipt tells what the invalidation clock showed before.
     fn mark(
         &self,
-        namespace: &Namespace,
-        key: &Key,
+        resource: &EntryKey,
         nonce: EntryId,
         life: Duration,
     ) -> impl Future<Output = Result<Receipt, StoreError>> + Send;
-
-    /// Ends a mark. Others of the resource stay.
-    fn unmark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Whether the store answers at all, asked when it has failed before.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
@@ -116,6 +109,9 @@ pub trait Store: Send + Sync + 'static {
 
 /// How long a ticket lasts without being renewed.
 pub const TICKET_LIFE: Duration = Duration::from_secs(3);
+
+/// How long a resource counts as being written without being told so again: what a transaction may outlive its process by.
+pub const MARK_LIFE: Duration = Duration::from_secs(30);
 
 /// What a store holds under a key.
 #[derive(Debug, Clone)]
@@ -226,8 +222,20 @@ pub struct Ticket {
     pub nonce: EntryId,
     /// What the store's invalidation clock showed when the ticket was placed, or before.
     pub born: u64,
-    /// Whether it is that of a request that changes the resource.
-    pub changes: bool,
+    /// What its holder does.
+    pub kind: TicketKind,
+}
+
+/// What the holder of a ticket does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TicketKind {
+    /// It fetches: [`Store::claim`] places its ticket.
+    Fetch,
+    /// It asks the origin for what changes the resource: with [`Seen::Changing`].
+    Change,
+    /// It changes the origin, and knows what is there afterwards: its ticket is a [mark](Store::mark), void as soon as
+    /// another mark is made or the resource is purged, even where that is over by then.
+    Write,
 }
 
 /// What came of a fill.
@@ -327,7 +335,7 @@ pub struct Receipt {
     pub resources: u64,
     /// Tags that were invalidated.
     pub tags: u64,
-    /// What the store's invalidation clock then showed, of a purge by tags or of all.
+    /// What the store's invalidation clock then showed, of a purge by tags or of all; of a mark, what it showed before.
     pub clock: u64,
     /// Its id in the store's log of invalidations, by which other processes hear of it, if the store has one.
     pub logged: Option<String>,
@@ -428,17 +436,10 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn staleness_bound(&self) -> Duration;
     fn mark<'a>(
         &'a self,
-        namespace: &'a Namespace,
-        key: &'a Key,
+        resource: &'a EntryKey,
         nonce: EntryId,
         life: Duration,
     ) -> BoxFuture<'a, Result<Receipt, StoreError>>;
-    fn unmark<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        key: &'a Key,
-        nonce: EntryId,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 impl<S: Store> AnyStore for S {
@@ -492,20 +493,10 @@ impl<S: Store> AnyStore for S {
 
     fn mark<'a>(
         &'a self,
-        namespace: &'a Namespace,
-        key: &'a Key,
+        resource: &'a EntryKey,
         nonce: EntryId,
         life: Duration,
     ) -> BoxFuture<'a, Result<Receipt, StoreError>> {
-        Box::pin(Store::mark(self, namespace, key, nonce, life))
-    }
-
-    fn unmark<'a>(
-        &'a self,
-        namespace: &'a Namespace,
-        key: &'a Key,
-        nonce: EntryId,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(Store::unmark(self, namespace, key, nonce))
+        Box::pin(Store::mark(self, resource, nonce, life))
     }
 }

@@ -6,7 +6,9 @@ mod faulty;
 
 pub use faulty::{Fault, Faulty};
 
-use crate::store::{Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket, UNCACHEABLE_LIFE, Unused};
+use crate::store::{
+    Claim, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Ticket, TicketKind, UNCACHEABLE_LIFE, Unused,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
@@ -36,6 +38,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     what_is_all_goes_at_once(store).await;
     a_pattern_reaches_what_is_like_it_and_what_is_on_its_way(store).await;
     what_is_being_written_is_not_stored(store, &wait).await;
+    what_was_written_is_stored_by_whoever_was_alone_with_it(store).await;
     a_value_lies_beside_the_response_and_is_purged_with_it(store).await;
     a_late_release_leaves_the_successor_alone(store).await;
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
@@ -349,24 +352,67 @@ async fn what_is_being_written_is_not_stored<S: Store, F: Future<Output = ()>>(
     };
     fill(store, &base, &response(store, "old")).await;
     let on_its_way = claim(store, &base, Seen::Unreadable).await;
-    let mark = async |nonce, life| store.mark(&base.namespace, &base.key, nonce, life).await.expect("a mark");
+    let mark = async |nonce, life| store.mark(&base, nonce, life).await.expect("a mark");
+    let end = async |nonce| store.release(written(&base, nonce), Unused::NoAnswer).await.expect("an end");
     assert_eq!(mark(one, Duration::from_secs(60)).await.resources, 1);
     assert_eq!(found(store, &base).await, None);
     assert_eq!(store.fill(on_its_way, filling(&base, &response(store, "old"))).await, Ok(Filled::Voided));
     assert!(is_marked().await);
     mark(two, Duration::from_secs(60)).await;
-    store.unmark(&base.namespace, &base.key, one).await.expect("an end");
+    end(one).await;
     assert!(is_marked().await, "another is writing");
     for purge in [Purge::key(base.key.clone()), Purge::prefix(base.key.as_str()), Purge::key(base.key.clone()).soft()] {
         store.purge(&base.namespace, &purge).await.expect("a purge");
         assert!(is_marked().await, "a purge does not end it: {purge:?}");
     }
-    store.unmark(&base.namespace, &base.key, two).await.expect("an end");
+    end(two).await;
     assert!(!is_marked().await);
     mark(one, Duration::from_secs(1)).await;
     assert!(is_marked().await);
     wait(Duration::from_millis(1_100)).await;
     assert!(!is_marked().await, "it has run out");
+    assert_eq!(store.renew(&written(&base, one)).await, Ok(false));
+    mark(one, Duration::from_secs(1)).await;
+    assert_eq!(store.renew(&written(&base, one)).await, Ok(true));
+    wait(Duration::from_millis(1_100)).await;
+    assert!(is_marked().await, "it was extended");
+    end(one).await;
+}
+
+/// The ticket of who has marked a resource.
+fn written(base: &EntryKey, nonce: EntryId) -> Ticket {
+    Ticket { key: base.value(), nonce, born: 0, kind: TicketKind::Write }
+}
+
+async fn what_was_written_is_stored_by_whoever_was_alone_with_it(store: &impl Store) {
+    let life = Duration::from_secs(60);
+    for disturbed in 0..7 {
+        let (base, value, one, two) = (key(), response(store, "written"), id(), id());
+        let (fills, wrote) = (filling(&base.value(), &value), || written(&base, one));
+        if disturbed != 1 {
+            store.mark(&base, one, life).await.expect("a mark");
+        }
+        match disturbed {
+            2 => _ = store.mark(&base, two, life).await.expect("a mark"),
+            3 => {
+                store.mark(&base, two, life).await.expect("a mark");
+                store.release(written(&base, two), Unused::NoAnswer).await.expect("an end");
+            }
+            4 => _ = purge(store, &base).await,
+            5 => _ = store.purge(&base.namespace, &Purge::pattern(base.key.as_str())).await.expect("a purge"),
+            6 => _ = store.purge(&base.namespace, &Purge::key(base.key.clone()).soft()).await.expect("a purge"),
+            _ => assert_eq!(store.renew(&wrote()).await, Ok(disturbed == 0)),
+        }
+        if disturbed == 2 {
+            let late = store.fill(written(&base, two), filling(&base.value(), &value)).await;
+            assert_eq!(late, Ok(Filled::Voided), "who came to one that was being written");
+        }
+        let (expected, left) = if disturbed == 0 { (Filled::Stored, Some(value)) } else { (Filled::Voided, None) };
+        assert_eq!(store.fill(wrote(), fills.clone()).await, Ok(expected), "{disturbed}");
+        assert_eq!(found(store, &base.value()).await, left, "{disturbed}");
+        assert_eq!(store.fill(wrote(), fills).await, Ok(Filled::Voided), "it is spent: {disturbed}");
+        drop(claim(store, &base, Seen::Unreadable).await);
+    }
 }
 
 async fn a_value_lies_beside_the_response_and_is_purged_with_it(store: &impl Store) {
@@ -393,9 +439,9 @@ async fn a_value_lies_beside_the_response_and_is_purged_with_it(store: &impl Sto
         store.purge(&key.namespace, &Purge::key(key.key.clone())).await.expect("a purge");
     }
     let (nonce, life) = (id(), Duration::from_secs(5));
-    store.mark(&key.namespace, &key.key, nonce, life).await.expect("a mark");
+    store.mark(&key, nonce, life).await.expect("a mark");
     assert!(matches!(store.claim(&value, Seen::Absent).await, Ok(Claim::Marked)));
-    store.unmark(&key.namespace, &key.key, nonce).await.expect("an end of the mark");
+    store.release(written(&key, nonce), Unused::NoAnswer).await.expect("an end of the mark");
     drop(claim(store, &value, Seen::Absent).await);
 }
 

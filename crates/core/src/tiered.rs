@@ -10,7 +10,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Key, Namespace, StoredResponse, Timestamp, exchange::Filling, stored::Delivery,
+    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling, stored::Delivery,
 };
 use std::{
     sync::{
@@ -232,22 +232,11 @@ impl<S: Store> Store for Tiered<S> {
         purged
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        let base = namespace.entry(key.clone());
-        self.near.store.forget(&base);
-        let marked = self.far.mark(namespace, key, nonce, life).await;
-        self.near.store.forget(&base);
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        self.near.store.forget(resource);
+        let marked = self.far.mark(resource, nonce, life).await;
+        self.near.store.forget(resource);
         marked
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        self.far.unmark(namespace, key, nonce).await
     }
 
     fn follow(&self, namespace: &Namespace, next: Arc<dyn Listener>) {

@@ -15,6 +15,7 @@ use crate::{
     layer::Rules,
     observe::RouteMetrics,
     store::{Claim, Copied, Found, Purge, Receipt, Seen, StoreError, Unused},
+    write::Concluded,
 };
 use fetch::{Absence, Finding, Quest, Whole, whole};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -31,6 +32,7 @@ use std::{
     task::Poll,
     time::{Duration, SystemTime},
 };
+use tokio::time::Instant;
 
 /// The lifetime of what is known to be absent, when nothing else is said.
 const NEGATIVE: Duration = Duration::from_secs(15);
@@ -75,6 +77,17 @@ pub struct Peeked<T> {
     pub age: Duration,
     /// What is left of its lifetime; `None` once that is over.
     pub left: Option<Duration>,
+}
+
+/// What was written to the database, and what became of what was stored of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written<T> {
+    /// What is in the database.
+    pub value: T,
+    /// Whether that is stored. If it is not, it is fetched by the next who asks.
+    pub is_stored: bool,
+    /// Whether what was stored before is yet to be removed, as the store could not be asked.
+    pub is_deferred: bool,
 }
 
 /// The limit of [`Value::get_or_fetch_within`] was reached.
@@ -353,6 +366,51 @@ impl Value {
         Ok(receipt)
     }
 
+    /// Writes through: `write` changes what is in the database, and says what is there afterwards, which is then stored.
+    ///
+    /// Meanwhile nothing of the resource is found or stored; requests fetch for themselves. What was written is stored unless
+    /// somebody else has written or invalidated the same meanwhile; then, and whenever there is doubt, nothing is, and the next
+    /// who asks fetches it. So two who write at the same time leave nothing older than what is in the database, and neither
+    /// does a process that dies on the way: see [`Cache::begin_write`].
+    ///
+    /// A store that fails does not make the write fail: what it holds is removed as soon as it can be asked, for a minute in
+    /// the background, and [`Written::is_deferred`] says so. Until then it may answer.
+    ///
+    /// When the future is dropped, what is stored is removed in the background.
+    ///
+    /// # Errors
+    ///
+    /// What `write` fails with. What is stored is removed then too, as it is not known what was changed.
+    pub async fn write<T, E, Fut>(&self, write: impl FnOnce() -> Fut) -> Result<Written<T>, E>
+    where
+        T: Serialize,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.write_found(async || write().await.map(Some)).await.map(|written| Written {
+            value: written.value.expect(PRESENT),
+            is_stored: written.is_stored,
+            is_deferred: written.is_deferred,
+        })
+    }
+
+    /// The same, where there may be no value afterwards: of what removes one from the database.
+    ///
+    /// # Errors
+    ///
+    /// What `write` fails with.
+    pub async fn write_found<T, E, Fut>(&self, write: impl FnOnce() -> Fut) -> Result<Written<Option<T>>, E>
+    where
+        T: Serialize,
+        Fut: Future<Output = Result<Option<T>, E>>,
+    {
+        let (guard, began) = (self.cache.begin_write(Purge::key(self.key.clone())).await, Instant::now());
+        let value = write().await?;
+        let (key, took) = (self.entry_key(), began.elapsed());
+        let concluded = guard.conclude(|born| self.filling(&key, self.terms.write(value.as_ref()), born, took)).await;
+        let (is_stored, is_deferred) = (concluded == Concluded::Stored, concluded == Concluded::Deferred);
+        Ok(Written { value, is_stored, is_deferred })
+    }
+
     /// Removes it, and what clients are answered with under the same key: [`Cache::purge`] of the key.
     ///
     /// # Errors
@@ -533,6 +591,18 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
         self.value(id).get_or_find(find).await
+    }
+
+    /// As [`Value::write`].
+    ///
+    /// # Errors
+    ///
+    /// What `write` fails with.
+    pub async fn write<E, Fut>(&self, id: impl fmt::Display, write: impl FnOnce() -> Fut) -> Result<Written<T>, E>
+    where
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.value(id).write(write).await
     }
 
     /// As [`Value::insert`].

@@ -2,30 +2,30 @@
 
 use crate::{
     Cache,
-    store::{Purge, Receipt, Selector, StoreError},
+    store::{Filled, MARK_LIFE, Purge, Receipt, Selector, StoreError, Ticket, Unused},
 };
-use larder_semantics::{EntryId, Key};
+use larder_semantics::{EntryId, Filling};
 use std::time::Duration;
 use tokio::{task::AbortHandle, time::sleep};
-
-/// How long a resource counts as being written without being told so again: what a transaction may outlive its process by.
-const MARK_LIFE: Duration = Duration::from_secs(30);
 
 /// A change at the origin that is being made, as around a transaction of a database: from
 /// [`Cache::begin_write`] to [`commit`](Self::commit).
 ///
 /// Meanwhile nothing of a resource that is named by its key is found or stored: requests go to the origin, and what they bring
 /// is theirs only. If this process dies, that ends after 30 s; a transaction that lives longer than its process by more could
-/// leave an old answer behind, and so could a process that dies after a server with too little memory has evicted the mark. What is named otherwise (by tags, a pattern, or all of it) is purged at the beginning and at the
-/// end, so that what was fetched in between is gone at the end.
+/// leave an old answer behind, and so could a process that dies after a server with too little memory has evicted the mark.
+/// What is named otherwise (by tags, a pattern, or all of it) is purged at the beginning and at the end, so that what was
+/// fetched in between is gone at the end.
 ///
 /// Dropped without being committed, it purges all the same, in the background: whether the change was made is not known then.
 #[must_use = "what is being written is neither found nor stored until this is committed"]
 pub struct WriteGuard {
     cache: Cache,
     purge: Purge,
-    mark: Option<(Key, EntryId)>,
+    /// What tells that the resource is being written, under every key that it is looked up by; none, if it is named otherwise.
+    marks: Vec<Ticket>,
     is_held: bool,
+    is_over: bool,
     heartbeat: Option<AbortHandle>,
 }
 
@@ -34,19 +34,14 @@ impl WriteGuard {
         let purge = Purge { is_soft: false, is_dry: false, ..purge };
         let Selector::Key(key) = &purge.selector else {
             let is_held = cache.purge(purge.clone()).await.is_ok();
-            return Self { cache, purge, mark: None, is_held, heartbeat: None };
+            return Self { cache, purge, marks: Vec::new(), is_held, is_over: false, heartbeat: None };
         };
-        let (key, nonce) = (key.clone(), EntryId(fastrand::u128(..).to_be_bytes()));
-        let is_held = cache.mark(&key, nonce, MARK_LIFE).await.is_ok();
-        let (beating, marked) = (cache.clone(), key.clone());
-        let heartbeat = tokio::spawn(async move {
-            loop {
-                sleep(MARK_LIFE / 3).await;
-                // One that fails is made up for by the next.
-                let _ = beating.mark(&marked, nonce, MARK_LIFE).await;
-            }
-        });
-        Self { cache, purge, mark: Some((key, nonce)), is_held, heartbeat: Some(heartbeat.abort_handle()) }
+        let nonce = EntryId(fastrand::u128(..).to_be_bytes());
+        let marked = cache.mark(key, nonce, MARK_LIFE).await;
+        let (is_held, born) = (marked.is_ok(), marked.map_or(0, |receipt| receipt.clock));
+        let marks = cache.tickets(key, nonce, born);
+        let heartbeat = tokio::spawn(renew(cache.clone(), cache.tickets(key, nonce, born))).abort_handle();
+        Self { cache, purge, marks, is_held, is_over: false, heartbeat: Some(heartbeat) }
     }
 
     /// Whether the store knows of it: if it could not be reached, readers may keep until the end what they fetch meanwhile.
@@ -60,36 +55,97 @@ impl WriteGuard {
     ///
     /// As [`Cache::purge`]: what is stored may then be from before. Dropping the future leaves the rest to the background.
     pub async fn commit(mut self) -> Result<Receipt, StoreError> {
-        self.heartbeat.take().inspect(AbortHandle::abort);
-        let (cache, purge, mark) = (self.cache.clone(), self.purge.clone(), self.mark.clone());
-        let ended = end(cache, purge, mark).await;
-        self.is_held = false;
-        self.mark = None;
-        self.purge.is_dry = true;
+        let ended = end(&self.cache, self.purge.clone(), self.tickets()).await;
+        self.is_over = true;
         ended
+    }
+
+    /// Ends it, and stores what is there now, unless somebody else has written it or purged it meanwhile. Whatever fails, the
+    /// change is made: what is stored is then purged, as soon as that can be done.
+    pub(crate) async fn conclude(mut self, written: impl FnOnce(u64) -> Option<Filling>) -> Concluded {
+        if let [mark] = self.marks.as_slice()
+            && self.is_held
+            && let Some(filling) = written(mark.born)
+        {
+            let ticket = Ticket { key: filling.key.clone(), ..*mark };
+            self.cache.detach(&self.purge.selector);
+            let filled = self.cache.store().fill(ticket, filling).await;
+            self.cache.detach(&self.purge.selector);
+            if filled == Ok(Filled::Stored) {
+                self.is_over = true;
+                return Concluded::Stored;
+            }
+        }
+        let ended = end(&self.cache, self.purge.clone(), self.tickets()).await;
+        self.is_over = ended.is_ok();
+        match ended {
+            Ok(receipt) if receipt.is_deferred => Concluded::Deferred,
+            Ok(_) => Concluded::Purged,
+            // The guard goes on in the background when it is dropped.
+            Err(_) => Concluded::Deferred,
+        }
+    }
+
+    fn tickets(&self) -> Vec<Ticket> {
+        self.marks.iter().map(|mark| Ticket { key: mark.key.clone(), ..*mark }).collect()
     }
 }
 
-/// Ends the mark, if there is one, and purges.
-async fn end(cache: Cache, purge: Purge, mark: Option<(Key, EntryId)>) -> Result<Receipt, StoreError> {
-    if let Some((key, nonce)) = mark {
+/// What became of what was stored before a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Concluded {
+    /// What is there now is stored in its place.
+    Stored,
+    /// It is gone.
+    Purged,
+    /// It is yet to be removed.
+    Deferred,
+}
+
+/// Extends marks for as long as the task lives, and they last.
+async fn renew(cache: Cache, marks: Vec<Ticket>) {
+    loop {
+        sleep(MARK_LIFE / 3).await;
+        for mark in &marks {
+            if let Ok(false) = cache.store().renew(mark).await {
+                tracing::warn!(
+                    key = mark.key.key.as_str(),
+                    "what is being written is no longer known to be: its mark is gone"
+                );
+                return;
+            }
+        }
+    }
+}
+
+/// Ends the marks, if there are any, and purges.
+async fn end(cache: &Cache, purge: Purge, marks: Vec<Ticket>) -> Result<Receipt, StoreError> {
+    for mark in marks {
         // One that cannot be ended runs out by itself; the purge is what must not be left out.
-        let _ = cache.unmark(&key, nonce).await;
+        let _ = cache.store().release(mark, Unused::NoAnswer).await;
     }
     cache.purge(purge).await
 }
 
+/// How long after a failure a purge that must not be left out is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 impl Drop for WriteGuard {
     fn drop(&mut self) {
         self.heartbeat.take().inspect(AbortHandle::abort);
-        if self.purge.is_dry {
+        if self.is_over {
             return;
         }
-        let (cache, purge, mark) = (self.cache.clone(), self.purge.clone(), self.mark.take());
+        let (cache, purge, marks) = (self.cache.clone(), self.purge.clone(), self.tickets());
         let background = cache.background().clone();
         background.run(async move {
-            if let Err(error) = end(cache, purge, mark).await {
-                tracing::warn!(%error, "what was being written may still be stored as it was");
+            let mut ended = end(&cache, purge.clone(), marks).await;
+            if let Err(error) = &ended {
+                tracing::warn!(%error, "what was written may still be stored as it was; this is tried on for a minute");
+            }
+            while ended.is_err() {
+                sleep(RETRY_AFTER).await;
+                ended = cache.purge(purge.clone()).await;
             }
         });
     }

@@ -79,18 +79,8 @@ impl Store for Hesitant {
         self.do_it(self.0.purge(namespace, purge)).await
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        self.do_it(self.0.mark(namespace, key, nonce, life)).await
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        self.do_it(self.0.unmark(namespace, key, nonce)).await
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        self.do_it(self.0.mark(resource, nonce, life)).await
     }
 
     async fn supersede(&self, ticket: &Ticket) -> Result<bool, StoreError> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{
-    Cache, Early, Known, MemoryStore, Purge, StoreError, TimedOut, Ttl, Value,
+    Cache, Early, Known, MemoryStore, Purge, StoreError, TimedOut, Ttl, Value, Written,
     testing::{Fault, Faulty},
 };
 use std::{
@@ -364,4 +364,89 @@ async fn a_value_that_is_too_large_is_fetched_each_time() {
     assert_eq!(database.fetched(&value).await, version(1));
     assert_eq!(database.fetched(&value).await, version(2));
     assert_eq!(known(&value).await, Known::Missing);
+}
+
+/// Writes `text` as what takes as long as a fetch.
+async fn writing(value: &Value, text: &str) -> Written<String> {
+    let write = async || {
+        sleep(FETCH).await;
+        Ok::<_, Infallible>(text.to_owned())
+    };
+    value.write(write).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_is_stored() {
+    let (value, database) = value("user:1");
+    assert_eq!(database.fetched(&value).await, version(1));
+    let written = writing(&value, "written").await;
+    assert_eq!(written, Written { value: "written".to_owned(), is_stored: true, is_deferred: false });
+    assert_eq!((database.fetched(&value).await, database.calls()), (Ok("written".to_owned()), 1));
+    let removed = value.write_found(async || Ok::<Option<String>, Infallible>(None)).await.unwrap();
+    assert!(removed.is_stored && removed.value.is_none());
+    assert_eq!(known(&value).await, Known::Absent);
+    let failed = value.write(async || Err::<String, _>(Failed::Down)).await;
+    assert_eq!(failed, Err(Failed::Down));
+    assert_eq!(known(&value).await, Known::Missing, "it is not known what was changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_written_everybody_fetches_and_nothing_of_that_stays() {
+    let (value, database) = value("user:1");
+    let (written, ()) = tokio::join!(writing(&value, "written"), async {
+        sleep(FETCH / 4).await;
+        assert_eq!(known(&value).await, Known::Missing);
+        assert_eq!(database.fetched(&value).await, version(1), "as it was before");
+    });
+    assert!(written.is_stored);
+    sleep(FETCH).await;
+    assert_eq!(
+        database.fetched(&value).await,
+        Ok("written".to_owned()),
+        "nobody joins who began before it was written"
+    );
+    assert_eq!(database.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_who_write_neither_stores_what_may_be_older() {
+    let (value, database) = value("user:1");
+    let (one, other) = tokio::join!(writing(&value, "one"), async {
+        sleep(FETCH / 2).await;
+        writing(&value, "other").await
+    });
+    assert!(!one.is_stored && !other.is_stored && !one.is_deferred);
+    assert_eq!(database.fetched(&value).await, version(1), "what is in the database");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_writing_leaves_nothing_old() {
+    let (value, database) = value("user:1");
+    assert_eq!(database.fetched(&value).await, version(1));
+    assert!(tokio::time::timeout(FETCH / 2, writing(&value, "written")).await.is_err());
+    tokio::task::yield_now().await;
+    assert_eq!(database.fetched(&value).await, version(2));
+    assert_eq!((database.fetched(&value).await, database.calls()), (version(2), 2), "and what is fetched is stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_store_does_not_make_a_write_fail_and_what_it_holds_is_removed_later() {
+    let store = Faulty::new(MemoryStore::default());
+    let cache = Cache::builder().store(store.clone()).build().unwrap();
+    let (value, database) = (cache.value("user:1"), Database::default());
+    for dies_at in [Duration::ZERO, FETCH / 2] {
+        value.remove().await.unwrap();
+        let before = database.calls();
+        assert_eq!(database.fetched(&value).await, version(before + 1));
+        let (written, ()) = tokio::join!(writing(&value, "written"), async {
+            sleep(dies_at).await;
+            store.set(Fault::Fails(StoreError::Unavailable("it is down".to_owned())));
+        });
+        assert!(written.is_deferred && !written.is_stored, "{dies_at:?}");
+        sleep(Duration::from_secs(20)).await;
+        store.set(Fault::None);
+        store.reconnect();
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(database.fetched(&value).await, version(before + 2), "{dies_at:?}: what was there is gone");
+    }
 }

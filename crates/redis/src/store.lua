@@ -51,12 +51,32 @@ end
 local operations = {}
 
 -- Whether the resource is being written: a hash beside its tickets tells by whom, and until when.
+--
+-- A mark is the time at which it ends, and `!` behind that, once another has written or purged the resource meanwhile.
+local function ends(mark)
+  return tonumber(string.match(mark, '^%d+') or 0)
+end
+
 local function is_marked(marks)
   local all = redis.pcall('HVALS', marks)
-  for _, ends in ipairs(all.err and {} or all) do
-    if (tonumber(ends) or 0) > now() then return true end
+  for _, mark in ipairs(all.err and {} or all) do
+    if ends(mark) > now() then return true end
   end
   return false
+end
+
+-- Takes from those who write the resource the right to store what they wrote; whether there are any.
+local function disturb(marks)
+  local all = redis.pcall('HKEYS', marks)
+  local any = false
+  for _, nonce in ipairs(all.err and {} or all) do
+    local mark = redis.call('HGET', marks, nonce)
+    if mark and ends(mark) > now() then
+      any = true
+      redis.call('HSET', marks, nonce, string.format('%.0f', ends(mark)) .. '!')
+    end
+  end
+  return any
 end
 
 -- Keys: tickets, entry, base, marks. Arguments: field, nonce, life, what was seen (an id, nothing, or `*` for the unreadable),
@@ -115,9 +135,10 @@ function operations.fill(tickets, entry, base)
   return 'stored'
 end
 
--- Keys: tickets, base, value. Arguments: field, nonce, life. A purge by who holds a ticket, which alone stays valid.
+-- Keys: tickets, base, value, marks. Arguments: field, nonce, life. A purge by who holds a ticket, which alone stays valid.
 function operations.supersede(tickets, base, value)
   if holder(tickets, ARGV[3]) ~= ARGV[4] then return 'void' end
+  disturb(KEYS[4])
   redis.call('UNLINK', base, value)
   redis.call('UNLINK', tickets)
   place(tickets, ARGV[3], ARGV[4], ARGV[5])
@@ -135,9 +156,10 @@ local function make_stale(key)
   return 1
 end
 
--- Keys: tickets, base, value. Arguments: whether what is there is made stale (soft) or removed (hard). One hash holds all tickets
--- of the resource, so every fill in flight is void.
+-- Keys: tickets, base, value, marks. Arguments: whether what is there is made stale (soft) or removed (hard). One hash holds all
+-- tickets of the resource, so every fill in flight is void; whoever writes it goes on, and does not store what was written.
 function operations.purge(tickets, base, value)
+  disturb(KEYS[4])
   local had
   if ARGV[3] == 'soft' then
     had = make_stale(base) + make_stale(value)
@@ -156,22 +178,50 @@ end
 -- Keys: tickets, base, value, marks. Arguments: how it is purged, nonce, life. Purges, and has nothing be stored for as long.
 function operations.mark(tickets, base, value)
   local marks = KEYS[4]
-  local ends = string.format('%.0f', now() + ARGV[5])
+  local mark = string.format('%.0f', now() + ARGV[5])
+  if disturb(marks) then mark = mark .. '!' end
   -- First of all, as a full server would else refuse to take note of it.
   local had = operations.purge(tickets, base, value)
-  if type(redis.pcall('HSET', marks, ARGV[4], ends)) == 'table' then
+  if type(redis.pcall('HSET', marks, ARGV[4], mark)) == 'table' then
     redis.call('UNLINK', marks)
-    redis.call('HSET', marks, ARGV[4], ends)
+    redis.call('HSET', marks, ARGV[4], mark)
   end
   local left = redis.call('PTTL', marks)
   if left < tonumber(ARGV[5]) then redis.call('PEXPIRE', marks, ARGV[5]) end
   return had
 end
 
+-- Keys: marks. Arguments: nonce, life.
+function operations.remark(marks)
+  local mark = redis.pcall('HGET', marks, ARGV[3])
+  if type(mark) ~= 'string' or ends(mark) <= now() then return 'void' end
+  local suffix = string.match(mark, '!$') or ''
+  redis.call('HSET', marks, ARGV[3], string.format('%.0f', now() + ARGV[4]) .. suffix)
+  if redis.call('PTTL', marks) < tonumber(ARGV[4]) then redis.call('PEXPIRE', marks, ARGV[4]) end
+  return 'renewed'
+end
+
 -- Keys: marks. Arguments: nonce.
 function operations.unmark(marks)
   redis.pcall('HDEL', marks, ARGV[3])
   return 'unmarked'
+end
+
+-- Keys: marks, entry. Arguments: nonce, life, entry. Ends a mark, and stores what was written, if nobody else has written or
+-- purged the resource since it was made.
+function operations.conclude(marks, entry)
+  local mark = redis.pcall('HGET', marks, ARGV[3])
+  local is_alone = type(mark) == 'string' and string.match(mark, '^%d+$') and ends(mark) > now()
+  -- First of all: Redis refuses a script for lack of memory only as long as it has written nothing.
+  if is_alone then redis.call('SET', entry, ARGV[5], 'PX', ARGV[4]) end
+  redis.pcall('HDEL', marks, ARGV[3])
+  return is_alone and 'stored' or 'void'
+end
+
+-- Keys: marks. What a purge by pattern does to those who write.
+function operations.disturb(marks)
+  disturb(marks)
+  return 'disturbed'
 end
 
 -- How many invalidations are logged, about.

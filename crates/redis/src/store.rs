@@ -20,12 +20,12 @@ use bytes::{Bytes, BytesMut};
 use larder::{
     codec,
     semantics::{
-        Entry, EntryId, EntryKey, Key, Namespace, Part, Pattern, Timestamp, exchange::Filling, stored::Content,
+        Entry, EntryId, EntryKey, Namespace, Part, Pattern, Timestamp, exchange::Filling, stored::Content,
         tags::Standing,
     },
     store::{
-        Claim, Copied, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, TICKET_LIFE, Ticket,
-        UNCACHEABLE_LIFE, Unreadable, Unused,
+        Claim, Copied, Filled, Found, Listener, MARK_LIFE, Purge, Receipt, Seen, Selector, Store, StoreError,
+        TICKET_LIFE, Ticket, TicketKind, UNCACHEABLE_LIFE, Unreadable, Unused,
     },
 };
 use std::{
@@ -221,14 +221,14 @@ impl Store for RedisStore {
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
         let (core, runtime) = (Arc::clone(&self.shared.core), self.shared.runtime.clone());
         let (key, nonce) = (key.clone(), EntryId(fastrand::u128(..).to_be_bytes()));
-        let changes = seen == Seen::Changing;
+        let kind = kind(seen);
         let offer = async move {
             let mut offer = Offer { claim: None, core, runtime };
             match offer.core.claim(&key, nonce, seen).await {
                 Ok(claim) => offer.claim = Some(claim),
                 Err(error) => {
                     // The script may have been sent, and be run late: then its ticket is given back right after.
-                    offer.claim = Some(Claim::Granted(Ticket { key, nonce, born: 0, changes }));
+                    offer.claim = Some(Claim::Granted(Ticket { key, nonce, born: 0, kind }));
                     return Err(error);
                 }
             }
@@ -239,8 +239,9 @@ impl Store for RedisStore {
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let (core, place, nonce) = (Arc::clone(&self.shared.core), Place::of_ticket(ticket), ticket.nonce);
-        self.detached(Operation::Renew, async move { core.renew(&place, nonce).await }).await
+        let (core, place) = (Arc::clone(&self.shared.core), Place::of_ticket(ticket));
+        let (nonce, kind) = (ticket.nonce, ticket.kind);
+        self.detached(Operation::Renew, async move { core.renew(&place, nonce, kind).await }).await
     }
 
     async fn fill(&self, ticket: Ticket, filling: Filling) -> Result<Filled, StoreError> {
@@ -258,7 +259,7 @@ impl Store for RedisStore {
             let filled = core.fill(&ticket, &filling).await;
             if filled.is_err() {
                 // Nobody else is to wait for a ticket that is spent; when this fails too, it runs out.
-                let _ = core.release(&Place::of_ticket(&ticket), ticket.nonce, Unused::NoAnswer).await;
+                let _ = core.release(&ticket, Unused::NoAnswer).await;
             }
             drop(budget);
             filled
@@ -268,7 +269,7 @@ impl Store for RedisStore {
 
     async fn release(&self, ticket: Ticket, why: Unused) -> Result<(), StoreError> {
         let core = Arc::clone(&self.shared.core);
-        let release = async move { core.release(&Place::of_ticket(&ticket), ticket.nonce, why).await };
+        let release = async move { core.release(&ticket, why).await };
         self.detached(Operation::Release, release).await
     }
 
@@ -309,24 +310,9 @@ impl Store for RedisStore {
         self.detached(Operation::Supersede, supersede).await
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        let (core, namespace, key) = (Arc::clone(&self.shared.core), namespace.clone(), key.clone());
-        self.detached(Operation::Purge, async move { core.mark(&namespace, key, nonce, life).await }).await
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        let (core, place) = (Arc::clone(&self.shared.core), Place::of(&namespace.entry(key.clone())));
-        let unmark = async move {
-            core.data.run(Patience::Purge, "unmark", &[&place.marks], &[text(nonce)]).await?;
-            Ok(())
-        };
-        self.detached(Operation::Purge, unmark).await
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        let (core, resource) = (Arc::clone(&self.shared.core), resource.clone());
+        self.detached(Operation::Purge, async move { core.mark(resource, nonce, life).await }).await
     }
 
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {
@@ -408,7 +394,10 @@ impl Place {
     }
 
     fn of_ticket(ticket: &Ticket) -> Self {
-        if ticket.changes { Self::of_field(&ticket.key, CHANGE.to_owned()) } else { Self::of(&ticket.key) }
+        match ticket.kind {
+            TicketKind::Change => Self::of_field(&ticket.key, CHANGE.to_owned()),
+            TicketKind::Fetch | TicketKind::Write => Self::of(&ticket.key),
+        }
     }
 
     fn of_field(key: &EntryKey, field: String) -> Self {
@@ -432,7 +421,7 @@ impl Drop for Offer {
             let core = Arc::clone(&self.core);
             self.runtime.spawn(async move {
                 // When it fails, the ticket runs out.
-                let _ = core.release(&Place::of_ticket(&ticket), ticket.nonce, Unused::NoAnswer).await;
+                let _ = core.release(&ticket, Unused::NoAnswer).await;
             });
         }
     }
@@ -539,8 +528,8 @@ impl Core {
         self.admits()?;
         // Before the ticket is placed, and so before the origin is asked.
         let born = self.logs.of(&key.namespace).clock().await?;
-        let changes = seen == Seen::Changing;
-        let place = if changes { Place::of_field(key, CHANGE.to_owned()) } else { Place::of(key) };
+        let kind = kind(seen);
+        let place = if kind == TicketKind::Change { Place::of_field(key, CHANGE.to_owned()) } else { Place::of(key) };
         let rule = key.variant().map(|variant| Bytes::copy_from_slice(&variant.rule.0)).unwrap_or_default();
         let mut seen = match seen {
             Seen::Absent => Bytes::new(),
@@ -552,7 +541,7 @@ impl Core {
             let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
             let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
             match (word(answer.next())?.as_ref(), answer.next()) {
-                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born, changes })),
+                (b"granted", None) => return Ok(Claim::Granted(Ticket { key: key.clone(), nonce, born, kind })),
                 (b"held", None) => return Ok(Claim::Held),
                 (b"moved", None) => return Ok(Claim::Moved),
                 (b"marked", None) => return Ok(Claim::Marked),
@@ -569,9 +558,14 @@ impl Core {
         }
     }
 
-    async fn renew(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
-        let arguments = [place.field.clone(), text(nonce), ticket_life()];
-        let answer = self.data.run(Patience::Write, "renew", &[&place.tickets], &arguments).await?;
+    async fn renew(&self, place: &Place, nonce: EntryId, kind: TicketKind) -> Result<bool, StoreError> {
+        let answer = if kind == TicketKind::Write {
+            let arguments = [text(nonce), text(MARK_LIFE.as_millis())];
+            self.data.run(Patience::Write, "remark", &[&place.marks], &arguments).await?
+        } else {
+            let arguments = [place.field.clone(), text(nonce), ticket_life()];
+            self.data.run(Patience::Write, "renew", &[&place.tickets], &arguments).await?
+        };
         match word(answer.into_iter().next())?.as_ref() {
             b"renewed" => Ok(true),
             b"void" => Ok(false),
@@ -589,6 +583,9 @@ impl Core {
             Box::pin(self.cut(&name, &manifest, &entry, life.saturating_add(CHUNKS_OUTLIVE))).await?;
             entry = manifest.encode(&name);
         }
+        if ticket.kind == TicketKind::Write {
+            return self.conclude(ticket, &place, &name, text(life), entry).await;
+        }
         let mut keys = vec![place.tickets.as_str(), &name];
         let mut arguments = vec![place.field, text(ticket.nonce), text(life), entry];
         if let Some(rule) = &filling.rule {
@@ -599,6 +596,27 @@ impl Core {
         match word(answer.into_iter().next())?.as_ref() {
             b"stored" => {
                 self.know_tags(filling).await;
+                Ok(Filled::Stored)
+            }
+            b"void" => Ok(Filled::Voided),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Stores what was written, and tells others, who may be fetching what was there before.
+    async fn conclude(
+        &self,
+        ticket: &Ticket,
+        place: &Place,
+        name: &str,
+        life: Bytes,
+        entry: Bytes,
+    ) -> Result<Filled, StoreError> {
+        let arguments = [text(ticket.nonce), life, entry];
+        let answer = self.data.run(Patience::Write, "conclude", &[&place.marks, name], &arguments).await?;
+        match word(answer.into_iter().next())?.as_ref() {
+            b"stored" => {
+                self.logs.of(&ticket.key.namespace).tell(&Selector::Key(ticket.key.key.clone()), false).await?;
                 Ok(Filled::Stored)
             }
             b"void" => Ok(Filled::Voided),
@@ -635,7 +653,12 @@ impl Core {
         }
     }
 
-    async fn release(&self, place: &Place, nonce: EntryId, why: Unused) -> Result<(), StoreError> {
+    async fn release(&self, ticket: &Ticket, why: Unused) -> Result<(), StoreError> {
+        let (place, nonce) = (Place::of_ticket(ticket), ticket.nonce);
+        if ticket.kind == TicketKind::Write {
+            self.data.run(Patience::Purge, "unmark", &[&place.marks], &[text(nonce)]).await?;
+            return Ok(());
+        }
         let mark = match why {
             Unused::NoAnswer => Bytes::from_static(b"0"),
             Unused::Uncacheable => text(UNCACHEABLE_LIFE.as_millis()),
@@ -713,26 +736,21 @@ impl Core {
         Sweep { lanes: &self.bulk, namespace, pattern, rate: self.scan_rate }
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
-        let place = Place::of(&namespace.entry(key.clone()));
+    async fn mark(&self, resource: EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
+        let (place, log) = (Place::of(&resource), self.logs.of(&resource.namespace));
+        let clock = log.clock().await?;
         let keys = [place.tickets.as_str(), &place.base, &place.value, &place.marks];
         let life = life.clamp(Duration::from_millis(1), LONGEST);
         let arguments = [Bytes::from_static(b"hard"), text(nonce), text(life.as_millis())];
         let answer = self.data.run(Patience::Purge, "mark", &keys, &arguments).await?;
         let had = word(answer.into_iter().next())? == "had";
-        let logged = self.logs.of(namespace).tell(&Selector::Key(key), false).await?;
-        Ok(Receipt { resources: u64::from(had), logged: Some(logged), ..Receipt::default() })
+        let logged = log.tell(&Selector::Key(resource.key), false).await?;
+        Ok(Receipt { resources: u64::from(had), clock, logged: Some(logged), ..Receipt::default() })
     }
 
     async fn purge_key(&self, place: &Place, is_soft: bool) -> Result<u64, StoreError> {
         let mode = Bytes::from_static(if is_soft { b"soft" } else { b"hard" });
-        let keys = [place.tickets.as_str(), &place.base, &place.value];
+        let keys = [place.tickets.as_str(), &place.base, &place.value, &place.marks];
         let answer = match self.data.run(Patience::Purge, "purge", &keys, &[mode]).await {
             Err(fault) if fault.is("TRYAGAIN") => return Ok(self.purge_key_by_key(place).await?),
             answer => answer?,
@@ -753,6 +771,7 @@ impl Core {
             self.data.call(Patience::Purge, "UNLINK", 0, vec![key]).await
         };
         unlink(&place.tickets).await?;
+        self.data.run(Patience::Purge, "disturb", &[&place.marks], &[]).await?;
         let had = unlink(&place.base).await? == Reply::Number(1);
         let had_value = unlink(&place.value).await? == Reply::Number(1);
         Ok(u64::from(had || had_value))
@@ -760,7 +779,7 @@ impl Core {
 
     async fn supersede(&self, place: &Place, nonce: EntryId) -> Result<bool, StoreError> {
         let arguments = [place.field.clone(), text(nonce), ticket_life()];
-        let keys = [place.tickets.as_str(), &place.base, &place.value];
+        let keys = [place.tickets.as_str(), &place.base, &place.value, &place.marks];
         let answer = self.data.run(Patience::Write, "supersede", &keys, &arguments).await?;
         match word(answer.into_iter().next())?.as_ref() {
             b"superseded" => Ok(true),
@@ -784,6 +803,10 @@ impl Core {
 
 /// The field of the ticket of a request that changes its resource.
 const CHANGE: &str = "change";
+
+fn kind(seen: Seen) -> TicketKind {
+    if seen == Seen::Changing { TicketKind::Change } else { TicketKind::Fetch }
+}
 
 /// What the claim's script takes for [`Seen::Unreadable`]; no id is one byte long.
 const UNREADABLE: Bytes = Bytes::from_static(b"*");

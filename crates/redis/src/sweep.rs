@@ -72,9 +72,12 @@ impl Sweep<'_> {
             return Ok(());
         }
         if !is_soft {
-            // Whoever is writing a resource goes on.
-            let names = names.iter().filter(|name| !name.ends_with("}:w"));
-            let keys: Vec<Bytes> = names.map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+            let (marks, names): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.ends_with("}:w"));
+            for marks in marks {
+                // Whoever is writing a resource goes on.
+                self.lanes.run(Patience::Purge, "disturb", &[marks], &[]).await?;
+            }
+            let keys: Vec<Bytes> = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
             if keys.is_empty() {
                 return Ok(());
             }
@@ -88,9 +91,9 @@ impl Sweep<'_> {
     }
 
     async fn make_stale(&self, base: &str) -> Result<(), Fault> {
-        let (tickets, value) = (format!("{base}:t"), format!("{base}:value"));
+        let [tickets, value, marks] = [":t", ":value", ":w"].map(|part| format!("{base}{part}"));
         let mode = Bytes::from_static(b"soft");
-        self.lanes.run(Patience::Purge, "purge", &[&tickets, base, &value], &[mode]).await.map(drop)
+        self.lanes.run(Patience::Purge, "purge", &[&tickets, base, &value, &marks], &[mode]).await.map(drop)
     }
 
     /// Looks at some keys more; where to go on, if there are more, and those that match.
@@ -116,7 +119,8 @@ impl Sweep<'_> {
 
 /// The name that all of a resource begins with, in that of anything which tells that it is there, or may be soon.
 fn base(name: &str) -> Option<&str> {
-    name.strip_suffix(":t").filter(|name| name.ends_with('}')).or_else(|| entry_of(name))
+    let beside = name.strip_suffix(":t").or_else(|| name.strip_suffix(":w")).filter(|name| name.ends_with('}'));
+    beside.or_else(|| entry_of(name))
 }
 
 /// The same, in that of its response or its value.

@@ -1,7 +1,7 @@
 //! A store that fails, hangs or dawdles when it is told to.
 
 use crate::store::{Claim, Filled, Found, Purge, Receipt, Seen, Store, StoreError, Ticket, Unused};
-use larder_semantics::{EntryId, EntryKey, Filling, Key, Namespace, Timestamp};
+use larder_semantics::{EntryId, EntryKey, Filling, Namespace, Timestamp};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -133,20 +133,9 @@ impl<S: Store> Store for Faulty<S> {
         self.store.supersede(ticket).await
     }
 
-    async fn mark(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        nonce: EntryId,
-        life: Duration,
-    ) -> Result<Receipt, StoreError> {
+    async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
         self.operation(true).await?;
-        self.store.mark(namespace, key, nonce, life).await
-    }
-
-    async fn unmark(&self, namespace: &Namespace, key: &Key, nonce: EntryId) -> Result<(), StoreError> {
-        self.operation(true).await?;
-        self.store.unmark(namespace, key, nonce).await
+        self.store.mark(resource, nonce, life).await
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
