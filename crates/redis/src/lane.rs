@@ -37,10 +37,21 @@ const STRIKES_LAST: u64 = 50;
 /// The longest pause between two attempts to connect at all.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// The one script.
-const SCRIPT: &str = include_str!("store.lua");
-/// What Redis knows it by.
-static DIGEST: LazyLock<String> = LazyLock::new(|| client::digest(SCRIPT));
+/// A script, whose operations all answer with what they were given to be known by.
+pub(crate) struct Script {
+    text: &'static str,
+    /// What Redis knows it by.
+    digest: String,
+}
+
+impl Script {
+    pub(crate) fn new(text: &'static str) -> Self {
+        Self { text, digest: client::digest(text) }
+    }
+}
+
+/// That of the store.
+pub(crate) static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("store.lua")));
 
 /// A connection for one kind of traffic.
 #[derive(Debug)]
@@ -208,9 +219,10 @@ impl Lane {
         result
     }
 
-    /// Runs an operation of the script, whose reply is checked to be the one to this call.
+    /// Runs an operation of a script, whose reply is checked to be the one to this call.
     pub(crate) async fn run(
         &self,
+        script: &'static Script,
         manner: Manner,
         patience: Patience,
         operation: &'static str,
@@ -218,9 +230,9 @@ impl Lane {
         arguments: &[Bytes],
     ) -> Result<Vec<Reply>, Fault> {
         let echo = Bytes::from(format!("{:032x}", fastrand::u128(..)));
-        let words = |script: &'static str| {
+        let words = |text: &'static str| {
             let mut words = Vec::with_capacity(4 + keys.len() + arguments.len());
-            words.push(Bytes::from_static(script.as_bytes()));
+            words.push(Bytes::from_static(text.as_bytes()));
             words.push(Bytes::from(keys.len().to_string()));
             words.extend(keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())));
             words.push(echo.clone());
@@ -228,8 +240,8 @@ impl Lane {
             words.extend_from_slice(arguments);
             words
         };
-        let reply = match self.call_in(manner, patience, "EVALSHA", 2, words(&DIGEST)).await {
-            Err(fault) if fault.is("NOSCRIPT") => self.call_in(manner, patience, "EVAL", 2, words(SCRIPT)).await?,
+        let reply = match self.call_in(manner, patience, "EVALSHA", 2, words(&script.digest)).await {
+            Err(fault) if fault.is("NOSCRIPT") => self.call_in(manner, patience, "EVAL", 2, words(script.text)).await?,
             reply => reply?,
         };
         let mut parts = reply.into_array().unwrap_or_default();

@@ -4,7 +4,7 @@ use crate::{
     client::{Patience, Reply},
     cluster::{Cluster, Route},
     fault::Fault,
-    lane::{Lane, Manner},
+    lane::{Lane, Manner, STORE, Script},
     reads::Reads,
 };
 use bytes::Bytes;
@@ -123,7 +123,7 @@ impl Lanes {
         Ok(())
     }
 
-    /// Runs an operation of the script, whose reply is checked to be the one to this call, on keys of one slot.
+    /// Runs an operation of the store's script on keys of one slot.
     pub(crate) async fn run(
         &self,
         patience: Patience,
@@ -131,12 +131,26 @@ impl Lanes {
         keys: &[&str],
         arguments: &[Bytes],
     ) -> Result<Vec<Reply>, Fault> {
+        self.run_of(&STORE, patience, operation, keys, arguments).await
+    }
+
+    /// Runs an operation of a script, whose reply is checked to be the one to this call, on keys of one slot.
+    pub(crate) async fn run_of(
+        &self,
+        script: &'static Script,
+        patience: Patience,
+        operation: &'static str,
+        keys: &[&str],
+        arguments: &[Bytes],
+    ) -> Result<Vec<Reply>, Fault> {
         let mut route = match self {
-            Self::One { lane, .. } => return lane.run(Manner::Plain, patience, operation, keys, arguments).await,
+            Self::One { lane, .. } => {
+                return lane.run(script, Manner::Plain, patience, operation, keys, arguments).await;
+            }
             Self::Cluster { cluster, kind } => cluster.route(keys[0].as_bytes(), *kind)?,
         };
         loop {
-            let reply = route.lane().run(route.manner(), patience, operation, keys, arguments).await;
+            let reply = route.lane().run(script, route.manner(), patience, operation, keys, arguments).await;
             if let Some(reply) = route.settle(reply).await {
                 return reply;
             }

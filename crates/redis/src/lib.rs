@@ -85,7 +85,7 @@
 //!   +pexpire +ping +pttl +publish +scan +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim
 //! ```
 //!
-//! The commands are also in [`ACL_COMMANDS`]. `+asking` and `+cluster|slots` are for clusters only, where every node must
+//! The commands are also in [`ACL_COMMANDS`]; [writing behind](WriteBehind) takes [`BEHIND_ACL_COMMANDS`] besides. `+asking` and `+cluster|slots` are for clusters only, where every node must
 //! know the user. A database other than 0 takes `+select` too. Without `+client|id` and
 //! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'; without
 //! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later,
@@ -99,6 +99,7 @@
 //! of a cluster the counter `larder.redis.redirects` (by `kind`): commands that a server sent to another, for good (`moved`)
 //! or for once (`ask`).
 
+mod behind;
 mod checkup;
 mod chunks;
 mod client;
@@ -120,6 +121,10 @@ mod sweep;
 mod topology;
 mod wake;
 
+pub use behind::{
+    Accepted, BehindError, BehindSettings, DeadLetter, Durability, Failed, OnFailure, Sink, WhenFull, Write,
+    WriteBehind, Written,
+};
 pub use config::{ConfigError, ConnectError, Recovery, RedisConfig};
 pub use store::RedisStore;
 
@@ -127,3 +132,7 @@ pub use store::RedisStore;
 pub const ACL_COMMANDS: &str = "-@all +asking +client|id +cluster|slots +eval +evalsha +exists +get +getrange +hdel +hget \
                                 +hkeys +hset +hvals +info +mget +pexpire +ping +pttl +publish +scan +set +setrange \
                                 +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim";
+
+/// The commands that an ACL user needs besides who writes behind; `+waitaof` for [`Durability::Aof`] only.
+pub const BEHIND_ACL_COMMANDS: &str = "+hexists +hmget +waitaof +xack +xautoclaim +xclaim +xdel +xgroup|create +xlen \
+                                       +xpending +xreadgroup";

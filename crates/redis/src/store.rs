@@ -69,6 +69,7 @@ pub struct RedisStore {
 
 struct Shared {
     core: Arc<Core>,
+    config: RedisConfig,
     /// What it connects to, for the log.
     server: String,
     wakes: Arc<Wakes>,
@@ -158,6 +159,7 @@ impl RedisStore {
         background.push(tokio::spawn(catch_up(Arc::downgrade(&core))).abort_handle());
         let shared = Shared {
             core,
+            config: config.clone(),
             server: config.target.to_string(),
             wakes,
             reported: AtomicU64::new(0),
@@ -171,6 +173,22 @@ impl RedisStore {
         let made = *shared.core.data.connections().borrow();
         shared.reported.store(made, Ordering::Relaxed);
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn config(&self) -> &RedisConfig {
+        &self.shared.config
+    }
+
+    pub(crate) fn data(&self) -> Arc<Lanes> {
+        Arc::clone(&self.shared.core.data)
+    }
+
+    pub(crate) fn wakes(&self) -> &Wakes {
+        &self.shared.wakes
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.shared.runtime
     }
 
     /// Runs what must not be left half done when its caller goes away, in a task of its own: a command that is queued
