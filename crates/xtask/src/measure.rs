@@ -19,13 +19,14 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
     );
-    let tables: [(&str, &[&str]); 6] = [
+    let tables: [(&str, &[&str]); 7] = [
         ("larder-bench", &["hit"]),
         ("larder-allocations", &[]),
         ("larder-bench", &["redis"]),
         ("larder-bench", &["miss"]),
         ("larder-stampede", &[]),
         ("larder-invalidation", &[]),
+        ("larder-behind", &[]),
     ];
     for (program, arguments) in tables {
         let table = output(root, program, arguments)?;
@@ -44,6 +45,8 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
 pub(crate) enum Only {
     /// Four processes that meet a cold key.
     Stampede,
+    /// Writes behind, while processes and Redis are killed.
+    Behind,
     /// What invalidation costs, how soon it is everywhere, and whether any answer is older than it may be.
     Invalidation,
 }
@@ -53,6 +56,7 @@ pub(crate) fn one(root: &Path, only: Only) -> Result<()> {
     build(root)?;
     let program = match only {
         Only::Stampede => "larder-stampede",
+        Only::Behind => "larder-behind",
         Only::Invalidation => "larder-invalidation",
     };
     print!("{}", output(root, program, &[])?);
