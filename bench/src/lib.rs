@@ -8,3 +8,4 @@ pub mod races;
 pub mod redis;
 pub mod stampede;
 pub mod table;
+pub mod values;

@@ -69,7 +69,7 @@ impl Sides {
 }
 
 /// Calls answered each second, by so many tasks that each make one after the other.
-async fn each_second<C, F>(tasks: usize, calls: usize, caller: impl Fn() -> C) -> f64
+pub(crate) async fn each_second<C, F>(tasks: usize, calls: usize, caller: impl Fn() -> C) -> f64
 where
     C: Fn() -> F + Send + 'static,
     F: Future<Output = bool> + Send,

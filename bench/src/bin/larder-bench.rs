@@ -6,6 +6,7 @@ use larder_bench::{
     miss,
     redis::Sides,
     table::{median, ratio},
+    values,
 };
 use std::{process::ExitCode, time::Instant};
 use tokio::runtime::Runtime;
@@ -17,11 +18,12 @@ fn main() -> ExitCode {
         Some("hit") => hits(),
         Some("redis") => redis(),
         Some("redis-side") => redis_side(),
+        Some("values") => values(),
         Some("miss") => misses(),
         Some("instructions") => instructions(),
         _ => {
             eprintln!(
-                "usage: larder-bench hit | redis | redis-side raw|cached CALLS | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
+                "usage: larder-bench hit | redis | redis-side raw|cached CALLS | values | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
             );
             return ExitCode::FAILURE;
         }
@@ -61,6 +63,37 @@ fn redis() {
             for _ in 0..11 {
                 raw.push(sides.raw(tasks, CALLS).await);
                 cached.push(sides.cached(tasks, CALLS).await);
+            }
+            let (a, b) = (median(raw.clone()) / 1e3, median(cached.clone()) / 1e3);
+            println!("| {tasks} at a time | {a:.1} | {b:.1} | {:.2} |", ratio(&cached, &raw));
+        }
+    });
+}
+
+/// Values that are known, in memory and in Redis.
+fn values() {
+    let mut cases = values::cases();
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
+    for _ in 0..ROUNDS {
+        for ((_, case), times) in cases.iter_mut().zip(&mut times) {
+            let began = Instant::now();
+            case();
+            times.push(began.elapsed().as_nanos() as f64 / CALLS as f64);
+        }
+    }
+    println!("| a value in memory, 150 bytes of JSON | ns (median) | : floor |\n|---|---:|---:|");
+    for ((name, _), taken) in cases.iter().zip(&times) {
+        println!("| {name} | {:.0} | {:.2} |", median(taken.clone()), ratio(taken, &times[0]));
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let sides = values::Sides::start().await.expect("a Redis with a value in it");
+        println!("\n| a value in Redis | bare GET and decode, k/s | `typed.get`, k/s | ratio |\n|---|---:|---:|---:|");
+        for tasks in [1, 64, 256] {
+            let (mut raw, mut cached) = (Vec::new(), Vec::new());
+            for _ in 0..11 {
+                raw.push(sides.raw(tasks, 40_000).await);
+                cached.push(sides.cached(tasks, 40_000).await);
             }
             let (a, b) = (median(raw.clone()) / 1e3, median(cached.clone()) / 1e3);
             println!("| {tasks} at a time | {a:.1} | {b:.1} | {:.2} |", ratio(&cached, &raw));

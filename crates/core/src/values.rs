@@ -129,7 +129,7 @@ pub(crate) struct Terms {
 #[derive(Clone)]
 pub struct Value {
     cache: Cache,
-    key: Key,
+    key: EntryKey,
     terms: Terms,
 }
 
@@ -139,7 +139,7 @@ impl Cache {
     /// What comes from a request belongs into [`Key::part`].
     pub fn value(&self, key: impl Into<Key>) -> Value {
         let terms = self.shared.values.get_or_init(|| Terms::new(self)).clone();
-        Value { cache: self.clone(), key: key.into(), terms }
+        Value { cache: self.clone(), key: self.shared.namespace.entry(key.into()).value(), terms }
     }
 
     /// Values of one type, whose keys begin with `name`, and which are kept in one way: `terms` says how.
@@ -250,8 +250,7 @@ impl Value {
 impl Value {
     /// What is stored, if it is fresh. Whatever keeps a store from telling counts as [`Known::Missing`].
     pub async fn get<T: DeserializeOwned>(&self) -> Known<T> {
-        let key = self.entry_key();
-        let (known, reason) = match self.look(&key).await {
+        let (known, reason) = match self.look().await {
             Ok(Some((response, copied, now))) if response.is_fresh(now) => {
                 match Known::read(response.status, &response.headers, &response.body) {
                     Some(Known::Absent) => (Known::Absent, Reason::Negative),
@@ -273,7 +272,7 @@ impl Value {
     ///
     /// When the store cannot tell.
     pub async fn peek<T: DeserializeOwned>(&self) -> Result<Option<Peeked<T>>, StoreError> {
-        let Some((response, _, now)) = self.look(&self.entry_key()).await? else { return Ok(None) };
+        let Some((response, _, now)) = self.look().await? else { return Ok(None) };
         let (age, known) = (response.age(now), Known::read(response.status, &response.headers, &response.body));
         let left = response.lifetime.checked_sub(age).filter(|left| !left.is_zero());
         Ok(known.map(|known| Peeked { known, age, left }))
@@ -296,12 +295,11 @@ impl Value {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let key = self.entry_key();
-        if let Some(Known::Found(value)) = self.at_hand(&key) {
+        if let Some(Known::Found(value)) = self.at_hand() {
             return Ok(value);
         }
         let present = async || fetch().await.map(Some);
-        self.seek(key, Absence::Unknown, None, present).await.map(|found| found.expect(PRESENT))
+        self.seek(Absence::Unknown, None, present).await.map(|found| found.expect(PRESENT))
     }
 
     /// The same, for as long as `limit`; the fetch goes on in the background then. What is stale answers, if it may; else the
@@ -317,13 +315,12 @@ impl Value {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let key = self.entry_key();
-        if let Some(Known::Found(value)) = self.at_hand(&key) {
+        if let Some(Known::Found(value)) = self.at_hand() {
             return Ok(value);
         }
         let limit = Limit { time: limit, error: || E::from(TimedOut) };
         let present = async || fetch().await.map(Some);
-        self.seek(key, Absence::Unknown, Some(limit), present).await.map(|found| found.expect(PRESENT))
+        self.seek(Absence::Unknown, Some(limit), present).await.map(|found| found.expect(PRESENT))
     }
 
     /// The value, if there is one: what is stored, also that there is none, or what `find` brings, which is then stored.
@@ -338,11 +335,10 @@ impl Value {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let key = self.entry_key();
-        match self.at_hand(&key) {
+        match self.at_hand() {
             Some(Known::Found(value)) => Ok(Some(value)),
             Some(Known::Absent) => Ok(None),
-            Some(Known::Missing) | None => self.seek(key, Absence::Known, None, find).await,
+            Some(Known::Missing) | None => self.seek(Absence::Known, None, find).await,
         }
     }
 
@@ -355,10 +351,9 @@ impl Value {
     /// As [`Cache::purge`]. That the value could not be stored is no error.
     pub async fn insert<T: Serialize>(&self, value: &T) -> Result<Receipt, StoreError> {
         let receipt = self.remove().await?;
-        let key = self.entry_key();
-        if let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&key, Seen::Absent).await {
+        if let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&self.key, Seen::Absent).await {
             let born = ticket.born;
-            match self.filling(&key, self.terms.write(Some(value)), born, Duration::ZERO) {
+            match self.filling(self.terms.write(Some(value)), born, Duration::ZERO) {
                 Some(filling) => _ = self.cache.store().fill(ticket, filling).await,
                 None => _ = self.cache.store().release(ticket, Unused::NoAnswer).await,
             }
@@ -403,10 +398,10 @@ impl Value {
         T: Serialize,
         Fut: Future<Output = Result<Option<T>, E>>,
     {
-        let (guard, began) = (self.cache.begin_write(Purge::key(self.key.clone())).await, Instant::now());
+        let (guard, began) = (self.cache.begin_write(Purge::key(self.key.key.clone())).await, Instant::now());
         let value = write().await?;
-        let (key, took) = (self.entry_key(), began.elapsed());
-        let concluded = guard.conclude(|born| self.filling(&key, self.terms.write(value.as_ref()), born, took)).await;
+        let took = began.elapsed();
+        let concluded = guard.conclude(|born| self.filling(self.terms.write(value.as_ref()), born, took)).await;
         let (is_stored, is_deferred) = (concluded == Concluded::Stored, concluded == Concluded::Deferred);
         Ok(Written { value, is_stored, is_deferred })
     }
@@ -417,7 +412,7 @@ impl Value {
     ///
     /// As [`Cache::purge`].
     pub async fn remove(&self) -> Result<Receipt, StoreError> {
-        self.cache.purge(Purge::key(self.key.clone())).await
+        self.cache.purge(Purge::key(self.key.key.clone())).await
     }
 }
 
@@ -431,18 +426,14 @@ struct Limit<E> {
 }
 
 impl Value {
-    fn entry_key(&self) -> EntryKey {
-        self.cache.shared.namespace.entry(self.key.clone()).value()
-    }
-
     fn metrics(&self) -> &Arc<RouteMetrics> {
         let Rules { route, tier, .. } = &*self.terms.rules;
         self.terms.metrics.get_or_init(|| self.cache.observer().route(route, tier))
     }
 
-    async fn look(&self, key: &EntryKey) -> Result<Option<(StoredResponse, Copied, Timestamp)>, StoreError> {
+    async fn look(&self) -> Result<Option<(StoredResponse, Copied, Timestamp)>, StoreError> {
         let store = self.cache.store();
-        let found = store.get(key).await?;
+        let found = store.get(&self.key).await?;
         Ok(match found {
             Found::Entry(entry, copied) => response(&entry).map(|response| (response.clone(), copied, store.now())),
             Found::Absent | Found::Invalidated(_) | Found::Unreadable(_) => None,
@@ -450,8 +441,8 @@ impl Value {
     }
 
     /// What this process holds, if it is fresh, and not to be fetched anew before its time.
-    fn at_hand<T: DeserializeOwned>(&self, key: &EntryKey) -> Option<Known<T>> {
-        let (entry, now) = self.cache.store().at_hand(key)?;
+    fn at_hand<T: DeserializeOwned>(&self) -> Option<Known<T>> {
+        let (entry, now) = self.cache.store().at_hand(&self.key)?;
         let (response, early) = (response(&entry)?, self.terms.rules.policy.early);
         if !response.is_fresh(now) || early != Early::Never {
             return None;
@@ -462,13 +453,7 @@ impl Value {
     }
 
     /// Has the engine answer, which asks `find` if need be.
-    async fn seek<T, E, F, Fut>(
-        &self,
-        key: EntryKey,
-        absence: Absence,
-        limit: Option<Limit<E>>,
-        find: F,
-    ) -> Result<Option<T>, E>
+    async fn seek<T, E, F, Fut>(&self, absence: Absence, limit: Option<Limit<E>>, find: F) -> Result<Option<T>, E>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
         E: Send + 'static,
@@ -484,7 +469,7 @@ impl Value {
         let front = Arc::new(Front { cache: self.cache.clone(), rules: terms.rules.clone(), metrics });
         let reading = quest.clone();
         let reads: Reads = Arc::new(move |response| reading.reads(response));
-        let response = Box::pin(front.serve_value(key, reads, Finding::new(quest.clone(), terms))).await?;
+        let response = Box::pin(front.serve_value(self.key.clone(), reads, Finding::new(quest.clone(), terms))).await?;
         if let (StatusCode::GATEWAY_TIMEOUT, Some(limit)) = (response.status(), limit) {
             return Err((limit.error)());
         }
@@ -514,7 +499,7 @@ fn response(entry: &Entry) -> Option<&StoredResponse> {
 
 impl Value {
     /// What is stored of a value that was had at `born`; nothing, if it is not to be stored.
-    fn filling(&self, key: &EntryKey, response: Response<Whole>, born: u64, cost: Duration) -> Option<Filling> {
+    fn filling(&self, response: Response<Whole>, born: u64, cost: Duration) -> Option<Filling> {
         let policy = &self.terms.rules.policy;
         let asked = Request::new(()).into_parts().0;
         let Intake::Lookup(lookup) = Intake::of(&asked, policy) else { return None };
@@ -522,7 +507,7 @@ impl Value {
         let Selected::Forward(forward) = lookup.select(None, &asked.headers, now, 1.0) else { return None };
         let (mut head, body) = response.into_parts();
         let caching = head.extensions.remove::<Caching>().unwrap_or_default();
-        let asked = Asked { key: key.clone(), authority: String::new(), headers: asked.headers };
+        let asked = Asked { key: self.key.clone(), authority: String::new(), headers: asked.headers };
         let arrival = Arrival { now, calendar: SystemTime::now().into(), delay: cost, seed: fastrand::f64() };
         let Received::Store(admission) = forward.receive(asked, &head, &caching, policy, arrival) else { return None };
         let body = body.0.unwrap_or_default();
@@ -533,7 +518,7 @@ impl Value {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Value").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Value").field("key", &self.key.key).finish_non_exhaustive()
     }
 }
 
@@ -547,7 +532,8 @@ pub struct Typed<T> {
 impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
     /// One of them, for what is not offered here.
     pub fn value(&self, id: impl fmt::Display) -> Value {
-        Value { key: self.model.key.clone().part(id.to_string()), ..self.model.clone() }
+        let key = self.model.key.key.clone().part(id.to_string());
+        Value { key: EntryKey { key, ..self.model.key.clone() }, ..self.model.clone() }
     }
 
     /// As [`Value::get`].
@@ -632,7 +618,7 @@ impl<T> Clone for Typed<T> {
 
 impl<T> fmt::Debug for Typed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Typed").field("name", &self.model.key).finish_non_exhaustive()
+        f.debug_struct("Typed").field("name", &self.model.key.key).finish_non_exhaustive()
     }
 }
 

@@ -19,10 +19,11 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
     );
-    let tables: [(&str, &[&str]); 7] = [
+    let tables: [(&str, &[&str]); 8] = [
         ("larder-bench", &["hit"]),
         ("larder-allocations", &[]),
         ("larder-bench", &["redis"]),
+        ("larder-bench", &["values"]),
         ("larder-bench", &["miss"]),
         ("larder-stampede", &[]),
         ("larder-invalidation", &[]),

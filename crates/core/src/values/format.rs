@@ -56,7 +56,9 @@ impl Format {
 
     /// Reads what was written; nothing, if it is of another type, damaged, or in a form that this build does not know.
     pub(super) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Option<T> {
-        let body = match headers.get(header::CONTENT_ENCODING) {
+        // With one field, it is that of the type: a value is read quickly.
+        let coding = if headers.len() > 1 { headers.get(header::CONTENT_ENCODING) } else { None };
+        let body = match coding {
             None => Cow::Borrowed(body),
             Some(coding) if coding == LZ4 => Cow::Owned(decompressed(body)?),
             Some(_) => return None,
