@@ -20,7 +20,7 @@ use crate::{
 use fetch::{Absence, Finding, Quest, Whole, whole};
 use http::{HeaderMap, Request, Response, StatusCode};
 use larder_semantics::{
-    Asked, Caching, Content, Entry, EntryId, EntryKey, Filling, Intake, Key, Reason, Received, Selected,
+    Asked, Caching, Content, Entry, EntryId, EntryKey, Filling, Intake, Key, Part, Reason, Received, Selected,
     StoredResponse, Timestamp, freshness::Arrival, policy::Early,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -139,7 +139,8 @@ impl Cache {
     /// What comes from a request belongs into [`Key::part`].
     pub fn value(&self, key: impl Into<Key>) -> Value {
         let terms = self.shared.values.get_or_init(|| Terms::new(self)).clone();
-        Value { cache: self.clone(), key: self.shared.namespace.entry(key.into()).value(), terms }
+        let key = EntryKey { namespace: self.shared.namespace.clone(), key: key.into(), part: Part::Value };
+        Value { cache: self.clone(), key, terms }
     }
 
     /// Values of one type, whose keys begin with `name`, and which are kept in one way: `terms` says how.
@@ -532,8 +533,10 @@ pub struct Typed<T> {
 impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
     /// One of them, for what is not offered here.
     pub fn value(&self, id: impl fmt::Display) -> Value {
-        let key = self.model.key.key.clone().part(id.to_string());
-        Value { key: EntryKey { key, ..self.model.key.clone() }, ..self.model.clone() }
+        let Value { cache, key: EntryKey { namespace, key, .. }, terms } = &self.model;
+        let key = key.clone().part(id.to_string());
+        let key = EntryKey { namespace: namespace.clone(), key, part: Part::Value };
+        Value { cache: cache.clone(), key, terms: terms.clone() }
     }
 
     /// As [`Value::get`].
