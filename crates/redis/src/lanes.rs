@@ -9,7 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use larder::store::StoreError;
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 
 pub(crate) enum Lanes {
@@ -135,26 +135,30 @@ impl Lanes {
     }
 
     /// Runs an operation of a script, whose reply is checked to be the one to this call, on keys of one slot.
-    pub(crate) async fn run_of(
-        &self,
+    ///
+    /// Behind a pointer: what waits for it is nested deep enough for the compiler to give up else.
+    pub(crate) fn run_of<'r>(
+        &'r self,
         script: &'static Script,
         patience: Patience,
         operation: &'static str,
-        keys: &[&str],
-        arguments: &[Bytes],
-    ) -> Result<Vec<Reply>, Fault> {
-        let mut route = match self {
-            Self::One { lane, .. } => {
-                return lane.run(script, Manner::Plain, patience, operation, keys, arguments).await;
+        keys: &'r [&'r str],
+        arguments: &'r [Bytes],
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Reply>, Fault>> + Send + 'r>> {
+        Box::pin(async move {
+            let mut route = match self {
+                Self::One { lane, .. } => {
+                    return lane.run(script, Manner::Plain, patience, operation, keys, arguments).await;
+                }
+                Self::Cluster { cluster, kind } => cluster.route(keys[0].as_bytes(), *kind)?,
+            };
+            loop {
+                let reply = route.lane().run(script, route.manner(), patience, operation, keys, arguments).await;
+                if let Some(reply) = route.settle(reply).await {
+                    return reply;
+                }
             }
-            Self::Cluster { cluster, kind } => cluster.route(keys[0].as_bytes(), *kind)?,
-        };
-        loop {
-            let reply = route.lane().run(script, route.manner(), patience, operation, keys, arguments).await;
-            if let Some(reply) = route.settle(reply).await {
-                return reply;
-            }
-        }
+        })
     }
 
     /// Takes note that what was read at `key` belongs to another command.
