@@ -63,7 +63,7 @@ impl Behind {
                     then.log.retain(|waiting| *waiting != write);
                     then.done = then.done.max(write);
                     then.appliers[one] = Applier::Idle;
-                })
+                });
             }
         }
         steps.add(format_args!("{one} dies, and another takes its place"), now, |then| {
