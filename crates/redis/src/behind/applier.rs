@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, timeout};
 
 /// How long to wait for word before looking again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -234,7 +234,7 @@ impl<S: Sink> Applier<S> {
     /// Waits for `work`, and keeps the shard meanwhile; whoever has lost it works no more.
     async fn keeping<T>(&self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
         tokio::pin!(work);
-        let mut beat = interval(LEASE / 3);
+        let mut beat = interval_at(Instant::now() + LEASE / 3, LEASE / 3);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
