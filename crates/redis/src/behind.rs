@@ -22,13 +22,14 @@ use shard::Shard;
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::{
     sync::OnceCell,
     task::AbortHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 /// How long after it was refused a write is offered again.
@@ -93,7 +94,12 @@ struct Shared {
     /// Whether the server keeps what it is given.
     checked: OnceCell<()>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// The sink of this process, if it has one.
+    direct: OnceLock<Box<Direct>>,
 }
+
+/// Applies one write.
+type Direct = dyn Fn(Write) -> Pin<Box<dyn Future<Output = Result<(), Failed>> + Send>> + Send + Sync;
 
 /// That a write was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +139,8 @@ pub enum BehindError {
     Dirty,
     /// The server may lose what it is given.
     Unsafe(String),
+    /// It was to be applied at once, and could not be.
+    Failed(Failed),
     /// Redis cannot be reached, or refuses. What was asked for may have been done.
     Store(StoreError),
 }
@@ -143,6 +151,7 @@ impl fmt::Display for BehindError {
             Self::Full => f.write_str("as many writes wait to be applied as may: the sink does not keep up"),
             Self::Dirty => f.write_str("its last write is yet to be applied"),
             Self::Unsafe(why) => f.write_str(why),
+            Self::Failed(failed) => write!(f, "it could not be applied: {}", failed.why),
             Self::Store(error) => error.fmt(f),
         }
     }
@@ -192,7 +201,8 @@ impl RedisStore {
         }
         let (namespace, name) = (namespace.clone(), name.to_owned());
         let (store, checked, tasks) = (self.clone(), OnceCell::new(), Mutex::new(tasks));
-        let shared = Shared { store, namespace, name, settings, shards, file, checked, tasks };
+        let direct = OnceLock::new();
+        let shared = Shared { store, namespace, name, settings, shards, file, checked, tasks, direct };
         Ok(WriteBehind { shared: Arc::new(shared) })
     }
 }
@@ -262,6 +272,12 @@ impl WriteBehind {
     pub fn apply_with<S: Sink>(&self, sink: S) {
         let Shared { store, namespace, name, settings, shards, .. } = &*self.shared;
         let sink = Arc::new(sink);
+        let direct = sink.clone();
+        // The first that is given is as good as any.
+        let _ = self.shared.direct.set(Box::new(move |write| {
+            let sink = direct.clone();
+            Box::pin(async move { sink.apply(&[write]).await })
+        }));
         let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in shards {
             let applier = Applier {
@@ -354,6 +370,9 @@ impl WriteBehind {
             match (self.shard(key).put(key, value.as_ref(), settings.longest).await?, settings.when_full) {
                 (Some(seq), _) => break seq,
                 (None, WhenFull::Wait(limit)) if began.elapsed() < limit => sleep(FULL_PAUSE).await,
+                (None, WhenFull::WriteThrough) if self.shared.direct.get().is_some() => {
+                    return self.through(key, value).await;
+                }
                 (None, _) => {
                     self.count("refused");
                     return Err(BehindError::Full);
@@ -364,6 +383,21 @@ impl WriteBehind {
             file.written().await.map_err(BehindError::Store)?;
         }
         self.count("accepted");
+        Ok(Accepted { seq })
+    }
+
+    /// Applies a write at once, past those that wait.
+    async fn through(&self, key: &Key, value: Option<Bytes>) -> Result<Accepted, BehindError> {
+        let (shard, settings) = (self.shard(key), &self.shared.settings);
+        let (Some(apply), seq) = (self.shared.direct.get(), shard.number().await?) else {
+            return Err(BehindError::Full);
+        };
+        let write = Write { key: key.clone(), seq, value, attempts: 0 };
+        let applied = timeout(settings.longest_apply, apply(write.clone())).await;
+        applied.unwrap_or_else(|_| Err(Failed::all("it took too long"))).map_err(BehindError::Failed)?;
+        // If it cannot be told, it is loaded by who asks next, once what is known has had its time.
+        let _ = shard.applied(&write, settings.life).await;
+        self.count("through");
         Ok(Accepted { seq })
     }
 
@@ -425,9 +459,13 @@ struct Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let (shard, nonce) = (self.shard.clone(), self.nonce.clone());
-        // If it fails, the lease runs out.
-        self.store.runtime().spawn(async move { shard.leave(&nonce).await });
+        let (shard, nonce, store) = (self.shard.clone(), self.nonce.clone(), self.store.clone());
+        self.store.runtime().spawn(async move {
+            // If it fails, the lease runs out.
+            let _ = shard.leave(&nonce).await;
+            // The connection ends with the last who has the store.
+            drop(store);
+        });
     }
 }
 

@@ -38,6 +38,9 @@ pub enum WhenFull {
     Refuse,
     /// It waits for so long, and is refused then.
     Wait(Duration),
+    /// It is applied at once, by the process that it comes to, past those that wait; one that has no sink refuses it. What still
+    /// waits of its key is older: the sink must take nothing that is ([`Sink`](super::Sink)).
+    WriteThrough,
 }
 
 /// What is done with the writes behind one that cannot be applied, until it is, or is given up.

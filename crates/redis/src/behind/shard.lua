@@ -28,6 +28,23 @@ function operations.put(clock, log, entry)
   return {'accepted', seq}
 end
 
+-- Keys: clock. The number of a write that is applied past those that wait.
+function operations.number(clock)
+  local time = redis.call('TIME')
+  local seq = string.format('%.0f', math.max(time[1] * 1000000 + time[2], number(redis.call('GET', clock)) + 1))
+  redis.call('SET', clock, seq)
+  return {seq}
+end
+
+-- Keys: entry. Arguments: key, seq, `s` or `r`, value, life. A write has been applied past those that wait.
+function operations.applied(entry)
+  if number(redis.call('HGET', entry, 'seq')) >= tonumber(ARGV[4]) then return {'superseded'} end
+  redis.call('UNLINK', entry)
+  redis.call('HSET', entry, 'key', ARGV[3], 'seq', ARGV[4], ARGV[5] == 's' and 'value' or 'gone', ARGV[6])
+  redis.call('PEXPIRE', entry, ARGV[7])
+  return {'applied'}
+end
+
 -- The fields of a message, after its id and how often it was taken.
 local function tell(answer, log, message)
   local fields = {}
@@ -76,9 +93,12 @@ function operations.keep(lease)
   return {'kept'}
 end
 
--- Keys: lease. Arguments: nonce.
+-- Keys: lease. Arguments: nonce, channel, word.
 function operations.leave(lease)
-  if redis.call('GET', lease) == ARGV[3] then redis.call('UNLINK', lease) end
+  if redis.call('GET', lease) == ARGV[3] then
+    redis.call('UNLINK', lease)
+    redis.pcall('PUBLISH', ARGV[4], ARGV[5])
+  end
   return {'left'}
 end
 

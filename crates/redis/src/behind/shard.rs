@@ -95,6 +95,21 @@ impl Shard {
         }
     }
 
+    /// The number of a write that is to be applied past those that wait.
+    pub(super) async fn number(&self) -> Result<u64, Fault> {
+        let answer = self.run(Patience::Write, "number", &[self.key("clock")], &[]).await?;
+        answer.first().ok_or_else(unexpected).and_then(parse)
+    }
+
+    /// A write has been applied past those that wait.
+    pub(super) async fn applied(&self, write: &Write, life: Duration) -> Result<(), Fault> {
+        let life = if write.value.is_some() { life } else { life.min(LONGEST_GONE) };
+        let value = write.value.as_ref();
+        let arguments =
+            [text(&write.key), text(write.seq), mode(value), value.cloned().unwrap_or_default(), millis(life)];
+        self.run(Patience::Write, "applied", &[self.entry(&write.key)], &arguments).await.map(drop)
+    }
+
     pub(super) async fn take(&self, nonce: &str, most: u32, from: &str) -> Result<Taken, Fault> {
         let keys = [self.key("lease"), self.key("log")];
         let arguments = [text(nonce), millis(LEASE), text(most), text(from)];
@@ -116,7 +131,8 @@ impl Shard {
 
     /// Leaves the shard to another process at once.
     pub(super) async fn leave(&self, nonce: &str) -> Result<(), Fault> {
-        self.run(Patience::Write, "leave", &[self.key("lease")], &[text(nonce)]).await.map(drop)
+        let arguments = [text(nonce), text(&self.channel), text(self.word())];
+        self.run(Patience::Write, "leave", &[self.key("lease")], &arguments).await.map(drop)
     }
 
     /// Writes have been applied.
