@@ -1,8 +1,10 @@
 //! What is measured; the programs in `src/bin` measure it.
 
 pub mod faults;
+pub mod flawed;
 pub mod hit;
 pub mod miss;
+pub mod pages;
 pub mod process;
 pub mod races;
 pub mod redis;
