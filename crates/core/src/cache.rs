@@ -17,7 +17,10 @@ use crate::{
 use http::Extensions;
 use larder_semantics::{EntryId, EntryKey, Key, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A cache: one store, and what all the layers over it share.
@@ -35,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) identifier: String,
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) flights: Arc<Fetches>,
     pub(crate) detaching: Arc<Detaching>,
     pub(crate) background: Background,
     /// What this process has asked to be fetched anew before its time, and when.
@@ -45,19 +48,42 @@ pub(crate) struct Shared {
     pub(crate) variances: Variances,
 }
 
+/// What is being fetched in this process.
+type Fetches = Flights<EntryKey, Option<VariantId>, Fetched>;
+
 /// Keeps those who come after an invalidation from joining those who came before it.
 pub(crate) struct Detaching {
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
-    pub(crate) namespace: Namespace,
+    flights: Arc<Fetches>,
+    namespace: Namespace,
+    /// Until when all that others have invalidated was told here; nothing, if the store does not tell.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Detaching {
+    pub(crate) fn new(flights: Arc<Fetches>, namespace: Namespace, is_told: bool) -> Self {
+        Self { flights, namespace, told: Mutex::new(is_told.then(Instant::now)) }
+    }
+
     fn detach(&self, selector: &Selector) {
         match selector {
             Selector::Key(key) => self.flights.detach(&self.namespace.entry(key.clone())),
             // What answers will have is not known before they are there.
             Selector::Tags(_) | Selector::Pattern(_) | Selector::All => self.flights.detach_all(),
         }
+    }
+
+    /// The same for a resource of which an invalidation may have been missed, where that was longer ago than `bound`.
+    fn detach_unsure(&self, resource: &EntryKey, bound: Duration) {
+        let (told, now) = (*self.told(), Instant::now());
+        if told.is_some_and(|until| until < now)
+            && let Some(since) = now.checked_sub(bound)
+        {
+            self.flights.detach_older(resource, since.into_std());
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -70,7 +96,9 @@ impl Listener for Detaching {
         self.flights.detach_all();
     }
 
-    fn vouched(&self, _: Instant) {}
+    fn vouched(&self, until: Instant) {
+        *self.told() = Some(until);
+    }
 }
 
 /// How long a request may wait, and for what.
@@ -221,6 +249,12 @@ impl Cache {
     /// invalidations. Returns how much is left after `limit`. For the end of a program, after its last request.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.shared.background.drain(limit).await
+    }
+
+    /// Has nobody who comes now share a fetch of `resource` that began before an invalidation of which this process, cut off
+    /// from the store, has heard nothing.
+    pub(crate) fn detach_unsure(&self, resource: &EntryKey) {
+        self.shared.detaching.detach_unsure(resource, self.staleness_bound());
     }
 
     pub(crate) fn background(&self) -> &Background {
