@@ -9,7 +9,7 @@ use axum::{
 use http::{Request, Response, header::HeaderName};
 use http_body_util::BodyExt;
 use larder::{
-    Cache, CacheBody, CacheService, Purge, Ttl,
+    Cache, CacheService, Purge, Ttl,
     semantics::{Key, Namespace, Reason, Refusal},
 };
 use larder_redis::RedisStore;
@@ -330,7 +330,7 @@ fn version(body: &[u8], page: usize) -> Option<u64> {
 }
 
 /// The word of `Cache-Status` that says why.
-fn detail(response: &Response<CacheBody<Body>>) -> &'static str {
+pub(crate) fn detail<B>(response: &Response<B>) -> &'static str {
     const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
     let status = response.headers().get(CACHE_STATUS).and_then(|status| status.to_str().ok()).unwrap_or_default();
     let word = status.rsplit_once("detail=").map_or("", |(_, word)| word);

@@ -255,6 +255,47 @@ async fn who_is_cut_off_answers_from_memory_for_two_seconds_at_most() {
     assert_eq!(two.ask("/a").await.0, version);
 }
 
+/// Nor does it share with those who come later what it asked the origin for before it was cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_off_shares_a_fetch_for_two_seconds_at_most() {
+    let (server, truth) = (RedisServer::start(), Truth::default());
+    let proxy = FaultProxy::start(server.addr());
+    let (one, two) = (Instance::far(&server.url(), &truth).await, Instance::far(&proxy.url(), &truth).await);
+    let began = Arc::new(tokio::sync::Notify::new());
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let wait = Arc::new(tokio::sync::Mutex::new(Some(wait)));
+    let (began_here, truth_here) = (began.clone(), truth.clone());
+    let origin = move |_: Request<Empty<Bytes>>| {
+        let (began, wait, truth) = (began_here.clone(), wait.clone(), truth_here.clone());
+        async move {
+            let version = truth.is();
+            began.notify_one();
+            if let Some(wait) = wait.lock().await.take() {
+                wait.await.expect("a word");
+            }
+            let response = Response::builder().header("cache-control", "max-age=3600");
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from(version.to_string()))).expect("a response"))
+        }
+    };
+    let request = || Request::builder().uri("/a").header("host", "h").body(Empty::<Bytes>::new()).expect("a request");
+    let service = two.cache.layer().layer(tower::service_fn(origin));
+    two.warm("/b").await;
+    let early = tokio::spawn(service.clone().oneshot(request()));
+    began.notified().await;
+    proxy.refuse();
+    proxy.reset();
+    let version = truth.change();
+    one.cache.purge(Purge::key("route:GET:h:/a")).await.expect("a purge");
+    tokio::time::sleep(BOUND).await;
+    let mut late = tokio::spawn(service.oneshot(request()));
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut late).await;
+    go.send(()).expect("somebody waits");
+    let late = if let Ok(late) = waited { late } else { late.await };
+    let body = late.expect("no panic").expect("an answer").into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(body, version.to_string(), "it came later than the old answer may be given");
+    early.await.expect("no panic").expect("an answer");
+}
+
 /// Row 1, and 32: what was asked for before an invalidation is stored after it; one purge is enough.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_01_an_invalidation_during_a_fetch_is_not_lost() {

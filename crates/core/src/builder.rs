@@ -170,10 +170,11 @@ impl CacheBuilder {
             None => Arc::new(near.map_or_else(MemoryStore::default, |(near, _)| near)),
         };
         let flights = Arc::new(Flights::new());
+        let detaching = Arc::new(Detaching::new(flights.clone(), namespace.clone(), store.tells()));
         Cache::new(Shared {
             store,
             observer: Observer::new(namespace.name()),
-            detaching: Arc::new(Detaching { flights: flights.clone(), namespace: namespace.clone() }),
+            detaching,
             namespace,
             routing: self.routing,
             identifier: self.identifier,

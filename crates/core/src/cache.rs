@@ -19,7 +19,7 @@ use http::Extensions;
 use larder_semantics::{EntryId, EntryKey, Key, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) identifier: String,
     pub(crate) settings: Settings,
     pub(crate) observer: Observer,
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
+    pub(crate) flights: Arc<Fetches>,
     pub(crate) detaching: Arc<Detaching>,
     pub(crate) background: Background,
     /// What this process has asked to be fetched anew before its time, and when.
@@ -51,13 +51,22 @@ pub(crate) struct Shared {
     pub(crate) values: OnceLock<Terms>,
 }
 
+/// What is being fetched in this process.
+type Fetches = Flights<EntryKey, Option<VariantId>, Fetched>;
+
 /// Keeps those who come after an invalidation from joining those who came before it.
 pub(crate) struct Detaching {
-    pub(crate) flights: Arc<Flights<EntryKey, Option<VariantId>, Fetched>>,
-    pub(crate) namespace: Namespace,
+    flights: Arc<Fetches>,
+    namespace: Namespace,
+    /// Until when all that others have invalidated was told here; nothing, if the store does not tell.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Detaching {
+    pub(crate) fn new(flights: Arc<Fetches>, namespace: Namespace, is_told: bool) -> Self {
+        Self { flights, namespace, told: Mutex::new(is_told.then(Instant::now)) }
+    }
+
     fn detach_resource(&self, resource: &EntryKey) {
         self.flights.detach(resource);
         self.flights.detach(&resource.value());
@@ -70,6 +79,20 @@ impl Detaching {
             Selector::Tags(_) | Selector::Pattern(_) | Selector::All => self.flights.detach_all(),
         }
     }
+
+    /// The same for a resource of which an invalidation may have been missed, where that was longer ago than `bound`.
+    fn detach_unsure(&self, resource: &EntryKey, bound: Duration) {
+        let (told, now) = (*self.told(), Instant::now());
+        if told.is_some_and(|until| until < now)
+            && let Some(since) = now.checked_sub(bound)
+        {
+            self.flights.detach_older(resource, since.into_std());
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Listener for Detaching {
@@ -81,7 +104,9 @@ impl Listener for Detaching {
         self.flights.detach_all();
     }
 
-    fn vouched(&self, _: Instant) {}
+    fn vouched(&self, until: Instant) {
+        *self.told() = Some(until);
+    }
 }
 
 /// How long a request may wait, and for what.
@@ -237,6 +262,12 @@ impl Cache {
     /// invalidations. Returns how much is left after `limit`. For the end of a program, after its last request.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.shared.background.drain(limit).await
+    }
+
+    /// Has nobody who comes now share a fetch of `resource` that began before an invalidation of which this process, cut off
+    /// from the store, has heard nothing.
+    pub(crate) fn detach_unsure(&self, resource: &EntryKey) {
+        self.shared.detaching.detach_unsure(resource, self.staleness_bound());
     }
 
     pub(crate) fn background(&self) -> &Background {

@@ -524,6 +524,7 @@ impl Visit<'_> {
         patience: &mut Duration,
     ) -> Joining {
         let flights = &self.front.cache.shared.flights;
+        self.front.cache.detach_unsure(&key.base());
         let mut joined = forward.may_collapse().then(|| flights.join(&key.base(), &key.variant()));
         let mut in_vain = 0;
         loop {

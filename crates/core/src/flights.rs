@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 /// The fetches in progress, by resource and by what of the resource is fetched.
@@ -30,6 +31,8 @@ type Shard<R, P, T> = HashMap<R, Vec<(P, Arc<Flight<T>>)>>;
 
 #[derive(Debug)]
 struct Flight<T> {
+    /// Since when what it brings may have been fetched.
+    since: Instant,
     course: Mutex<Course<T>>,
     followers: Wakers,
     /// How often its leader has begun anew.
@@ -70,9 +73,9 @@ pub(crate) enum Joined<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> {
 }
 
 impl<T: Clone> Flight<T> {
-    fn new() -> Self {
+    fn since(since: Instant) -> Self {
         let course = Course { state: State::Aloft, successor: None };
-        Self { course: Mutex::new(course), followers: Wakers::default(), begun: AtomicU32::new(0) }
+        Self { since, course: Mutex::new(course), followers: Wakers::default(), begun: AtomicU32::new(0) }
     }
 
     fn course(&self) -> MutexGuard<'_, Course<T>> {
@@ -123,7 +126,7 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             let follow = || Joined::Follow(Follow { flight: flight.clone(), place: Place::default() });
             return brought.map_or_else(follow, Joined::Brought);
         }
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::since(Instant::now()));
         flights.push((part.clone(), flight.clone()));
         drop(shard);
         Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight })
@@ -140,7 +143,8 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             if let State::Brought(brought) = &course.state {
                 return Joined::Brought(brought.clone());
             }
-            *flight = Arc::new(Flight::new());
+            // What the other still brings is for those who follow this one.
+            *flight = Arc::new(Flight::since(in_vain.flight.since));
             course.successor = Some(flight.clone());
             return Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight: flight.clone() });
         }
@@ -151,6 +155,14 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
     /// Takes every flight of `resource` off the map: nobody who comes now joins one of them.
     pub(crate) fn detach(&self, resource: &R) {
         self.shard(resource).remove(resource);
+    }
+
+    /// Takes those off the map that may bring what was fetched before `since`.
+    pub(crate) fn detach_older(&self, resource: &R, since: Instant) {
+        let mut shard = self.shard(resource);
+        if let Some(flights) = shard.get_mut(resource) {
+            flights.retain(|(_, flight)| flight.since >= since);
+        }
     }
 
     /// Takes every flight off the map.
@@ -333,6 +345,20 @@ mod tests {
         first.land(1);
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut waiting).poll(&mut context).is_pending());
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_what_may_bring_something_older_whoever_took_over() {
+        let flights = Arc::new(Test::new());
+        let (first, in_vain) = (lead(&flights), follow(&flights));
+        let later = Instant::now() + std::time::Duration::from_nanos(1);
+        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain) else {
+            panic!("the first to take over leads")
+        };
+        flights.detach_older(&"a", first.flight.since);
+        drop(follow(&flights));
+        flights.detach_older(&"a", later);
+        drop(lead(&flights));
     }
 
     #[tokio::test]

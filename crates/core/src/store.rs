@@ -432,6 +432,7 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn turn<'a>(&'a self, key: &'a EntryKey, limit: Duration) -> BoxFuture<'a, ()>;
     fn purge<'a>(&'a self, namespace: &'a Namespace, purge: &'a Purge) -> BoxFuture<'a, Result<Receipt, StoreError>>;
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
+    fn tells(&self) -> bool;
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>);
     fn staleness_bound(&self) -> Duration;
     fn mark<'a>(
@@ -481,6 +482,10 @@ impl<S: Store> AnyStore for S {
 
     fn supersede<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(Store::supersede(self, ticket))
+    }
+
+    fn tells(&self) -> bool {
+        Store::tells(self)
     }
 
     fn follow(&self, namespace: &Namespace, listener: Arc<dyn Listener>) {

@@ -51,6 +51,16 @@ enum Command {
     },
     /// Break a real Redis under load in every way, print what it cost, and write it to tests/README.md.
     Faults,
+    /// Break the ways from four processes to Redis at random while pages change, print what came of it, and fail when an
+    /// answer was older than it may be, or when the same without the log of invalidations is not found out.
+    Chaos {
+        /// How long the first part runs, with every setting at its default; those after it run two minutes at most.
+        #[arg(long, value_name = "N", default_value_t = 10.0)]
+        minutes: f64,
+        /// What the faults are drawn from. The default is another one each time, which is printed.
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
     /// Look for inputs for which a property of fuzz/ does not hold, and fail when one is found.
     Fuzz {
         /// How long each target runs.
@@ -71,6 +81,7 @@ fn main() -> ExitCode {
         Command::Bench { only: None } => measure::bench(&root()),
         Command::Bench { only: Some(only) } => measure::one(&root(), only),
         Command::Faults => measure::faults(&root()),
+        Command::Chaos { minutes, seed } => measure::chaos(&root(), minutes, seed),
         Command::Fuzz { minutes, target } => fuzz::run(&root(), minutes, target.as_deref()),
     };
     match result {

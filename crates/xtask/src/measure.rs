@@ -12,9 +12,16 @@ use crate::{Result, check::cargo, servers};
 /// How many requests a case of `larder-bench instructions` answers each time.
 const CALLS: u64 = 20_000;
 
+/// Where the figures are kept.
+const PAGE: &str = "bench/README.md";
+/// What stands there around those of `chaos`, which the others leave as they are.
+const BEGINS: &str = "<!-- chaos -->\n";
+const ENDS: &str = "<!-- /chaos -->\n";
+
 /// Runs every measurement, prints the tables, and writes them to bench/README.md.
 pub(crate) fn bench(root: &Path) -> Result<()> {
     build(root)?;
+    let before = fs::read_to_string(root.join(PAGE))?;
     let mut page = String::from(
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
@@ -36,8 +43,8 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     }
     let table = instructions(root)?;
     print!("\n{table}");
-    write!(page, "\n{table}")?;
-    fs::write(root.join("bench/README.md"), page)?;
+    write!(page, "\n{table}\n{BEGINS}{}{ENDS}", divided(&before).map_or("", |(_, figures, _)| figures))?;
+    fs::write(root.join(PAGE), page)?;
     Ok(())
 }
 
@@ -70,6 +77,29 @@ pub(crate) fn faults(root: &Path) -> Result<()> {
     let table = output(root, "larder-faults", &["--write", "tests/README.md"])?;
     print!("{table}");
     Ok(())
+}
+
+/// Breaks the ways from four processes to Redis at random, and prints whether anything was answered that may not be; a run
+/// of ten minutes and more is written to bench/README.md.
+pub(crate) fn chaos(root: &Path, minutes: f64, seed: Option<u64>) -> Result<()> {
+    build(root)?;
+    let mut words = vec!["--minutes".to_owned(), minutes.to_string()];
+    words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
+    let tables = output(root, "larder-chaos", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    print!("{tables}");
+    if minutes >= 10.0 {
+        let page = fs::read_to_string(root.join(PAGE))?;
+        let (before, _, after) = divided(&page).ok_or_else(|| format!("{PAGE} lacks {BEGINS} or {ENDS}"))?;
+        fs::write(root.join(PAGE), format!("{before}{BEGINS}\n{tables}\n{ENDS}{after}"))?;
+    }
+    Ok(())
+}
+
+/// What stands before the figures of `chaos`, they themselves, and what stands behind them.
+fn divided(page: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = page.split_once(BEGINS)?;
+    let (figures, after) = rest.split_once(ENDS)?;
+    Some((before, figures, after))
 }
 
 fn build(root: &Path) -> Result<()> {
@@ -118,4 +148,16 @@ fn counted(root: &Path, case: &str, times: &str) -> Result<u64> {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let count = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
     count.ok_or_else(|| format!("valgrind told no count:\n{told}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_chaos_stand_apart() {
+        let page = format!("a\n{BEGINS}\nfigures\n{ENDS}b\n");
+        assert_eq!(divided(&page), Some(("a\n", "\nfigures\n", "b\n")));
+        assert_eq!(divided("a\n"), None);
+    }
 }
