@@ -29,13 +29,13 @@ async fn it_behaves(store: RedisStore) {
 #[tokio::test]
 async fn it_behaves_on_a_cluster() {
     let cluster = RedisCluster::start();
-    it_behaves(connect(&cluster.url()).await).await;
+    it_behaves(ready(connect(&cluster.url()).await).await).await;
 }
 
 #[tokio::test]
 async fn it_behaves_on_a_cluster_of_valkey() {
     let cluster = RedisCluster::start_flavor(Flavor::Valkey);
-    it_behaves(connect(&cluster.url()).await).await;
+    it_behaves(ready(connect(&cluster.url()).await).await).await;
 }
 
 /// The default user is the servers' own, who copy from each other.
@@ -47,7 +47,7 @@ async fn it_behaves_for_a_user_who_may_do_nothing_else() {
          ~{{elsewhere}}* resetchannels &{{{name}}}* &{{elsewhere}}* {ACL_COMMANDS}"
     );
     let cluster = RedisCluster::start_as(RedisServer::builder().acl(&acl));
-    it_behaves(connect(&cluster.url_as("larder", "secret")).await).await;
+    it_behaves(ready(connect(&cluster.url_as("larder", "secret")).await).await).await;
     for node in 0..3 {
         let denied = cluster.node(node).cli(&["ACL", "LOG"]);
         assert!(!denied.contains("larder"), "the user was denied something: {denied}");
@@ -69,10 +69,24 @@ async fn it_is_reached_over_tls() {
     let cluster = RedisCluster::start_as(options);
     let url = cluster.url().replace("redis-", "rediss-");
     let config = RedisConfig::url(&url).expect("a URL").tls_ca_file(first.ca_path());
-    let store = RedisStore::connect(config).await.expect("a store");
+    let store = ready(RedisStore::connect(config).await.expect("a store")).await;
     for at in 0..100 {
         put(&store, &key(&format!("k{at}")), "x").await;
     }
+}
+
+/// A store that has found its way to every master, which on a busy machine takes longer than connecting may.
+async fn ready(store: RedisStore) -> RedisStore {
+    let reaches_all = async || {
+        for at in 0..50 {
+            if store.get(&key(&format!("anything-{at}"))).await.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    until("every master is reached", reaches_all).await;
+    store
 }
 
 /// A replica knows the masters as well as they do.
@@ -80,7 +94,7 @@ async fn it_is_reached_over_tls() {
 async fn one_node_is_enough_to_find_the_others() {
     let cluster = RedisCluster::start();
     for node in [0, 5] {
-        let store = connect(&cluster.url_of(node)).await;
+        let store = ready(connect(&cluster.url_of(node)).await).await;
         for at in 0..100 {
             put(&store, &key(&format!("from-{node}-{at}")), "x").await;
         }
@@ -382,7 +396,7 @@ async fn slots_may_move_while_they_are_used() {
 #[tokio::test]
 async fn a_purge_reaches_what_is_half_moved() {
     let cluster = RedisCluster::start();
-    let store = connect(&cluster.url()).await;
+    let store = ready(connect(&cluster.url()).await).await;
     for is_moved in [false, true] {
         let key = key(&format!("half-{is_moved}"));
         put(&store, &key, "old").await;
@@ -417,7 +431,7 @@ async fn a_purge_reaches_what_is_half_moved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_told_also_after_the_node_that_told_has_died() {
     let mut cluster = RedisCluster::start();
-    let (one, other) = (connect(&cluster.url()).await, connect(&cluster.url()).await);
+    let (one, other) = (ready(connect(&cluster.url()).await).await, ready(connect(&cluster.url()).await).await);
     let limit = Duration::from_secs(20);
     let told = async |key: &larder::semantics::EntryKey| {
         let ticket = claim(&one, key).await;
