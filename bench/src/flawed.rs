@@ -29,7 +29,8 @@ impl Flawed {
         Self { redis, lack: Lack::Tickets }
     }
 
-    /// A store that hears of purges by SUBSCRIBE only, over connections of its own to the same address.
+    /// A store that tells and hears what is to be removed from near tiers by PUBLISH and SUBSCRIBE only, over connections of
+    /// its own to the same address, and vouches for that for ever. What is read from Redis itself is judged as ever.
     ///
     /// # Errors
     ///
