@@ -79,7 +79,8 @@ async fn it_is_reached_over_tls() {
 async fn ready(store: RedisStore) -> RedisStore {
     let reaches_all = async || {
         for at in 0..50 {
-            if store.get(&key(&format!("anything-{at}"))).await.is_err() {
+            let anything = Namespace::default().entry(format!("anything:{at}").into());
+            if store.get(&anything).await.is_err() {
                 return false;
             }
         }
