@@ -277,7 +277,7 @@ impl Grant {
 impl Visit<'_> {
     /// Step 1: what may be looked up, and under which key.
     fn intake(&self, head: &mut Parts, has_content: bool) -> Result<(Lookup, EntryKey), Reason> {
-        let lookup = match Intake::of(head, &self.front.rules.policy) {
+        let mut lookup = match Intake::of(head, &self.front.rules.policy) {
             Intake::Bypass(reason) => return Err(reason),
             Intake::Lookup(lookup) => lookup,
         };
@@ -290,13 +290,18 @@ impl Visit<'_> {
         }
         let key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
         let (key, sought) = self.front.sought(key, &head.uri);
-        Ok((lookup.seeking(sought), self.front.cache.shared.namespace.entry(key)))
+        lookup.seek(sought);
+        Ok((lookup, self.front.cache.shared.namespace.entry(key)))
     }
 
     /// Steps 2 and 3, as far as this process alone can take them.
     fn at_hand(&self, lookup: &Lookup, key: &EntryKey, head: &Parts) -> Option<(Hit, Timestamp)> {
         let store = self.front.cache.store();
         let (entry, now) = store.at_hand(key)?;
+        let entry = match lookup.hit(entry, &head.headers, now, self.marks.seed) {
+            Ok(hit) => return Some((hit, now)),
+            Err(entry) => entry,
+        };
         let (key, selected) = match lookup.clone().select(Some(entry), &head.headers, now, self.marks.seed) {
             Selected::Variant(lookup, variant) => {
                 let key = key.of_variant(variant);

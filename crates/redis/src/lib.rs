@@ -106,6 +106,7 @@ mod client;
 mod clock;
 mod cluster;
 mod config;
+mod decoded;
 mod fault;
 mod inquiry;
 mod lane;

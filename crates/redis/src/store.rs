@@ -6,6 +6,7 @@ use crate::{
     client::{Patience, Reply},
     clock::Clock,
     config::{ConfigError, ConnectError, RedisConfig},
+    decoded::Decoded,
     fault::Fault,
     lane::Lane,
     lanes::Lanes,
@@ -88,6 +89,7 @@ struct Core {
     /// For the chunks of large entries, behind which nothing small is to wait.
     bulk: Arc<Lanes>,
     clock: Arc<Clock>,
+    decoded: Decoded,
     logs: Logs,
     /// Purges that are yet to be done.
     pending: Arc<Pending>,
@@ -149,6 +151,7 @@ impl RedisStore {
             data,
             bulk,
             clock,
+            decoded: Decoded::default(),
             measures,
             scan_rate: config.scan_rate,
             reads: Semaphore::new(config.in_flight),
@@ -477,7 +480,7 @@ impl Core {
             Err(fault) => return Err(fault),
         };
         Ok(match self.read(name, bytes).await? {
-            Ok(entry) => Found::Entry(Arc::new(entry), Copied::Far),
+            Ok(entry) => Found::Entry(entry, Copied::Far),
             Err(unreadable) => {
                 if unreadable == Unreadable::OtherKey {
                     self.data.foreign(name);
@@ -488,13 +491,13 @@ impl Core {
     }
 
     /// Reads the entry in what was found under `name`.
-    async fn read(&self, name: &str, bytes: Bytes) -> Result<Result<Entry, Unreadable>, Fault> {
+    async fn read(&self, name: &str, bytes: Bytes) -> Result<Result<Arc<Entry>, Unreadable>, Fault> {
         if !Manifest::is_in(&bytes) {
-            return Ok(codec::decode(bytes, name));
+            return Ok(self.decoded.decode(bytes, name));
         }
         match Manifest::decode(&bytes, name) {
             // Boxed, as it is four times as large as the rest, and rare.
-            Ok(manifest) => Box::pin(self.join(name, &manifest)).await,
+            Ok(manifest) => Ok(Box::pin(self.join(name, &manifest)).await?.map(Arc::new)),
             Err(unreadable) => Ok(Err(unreadable)),
         }
     }
@@ -566,7 +569,7 @@ impl Core {
                 (b"uncacheable", None) => return Ok(Claim::Uncacheable),
                 (b"found", Some(Reply::Bytes(bytes))) => {
                     if let Ok(entry) = self.read(&place.name, bytes).await? {
-                        return Ok(Claim::Found(Arc::new(entry)));
+                        return Ok(Claim::Found(entry));
                     }
                     // For that, the script grants a ticket or says who has it, so this is the last round.
                     seen = UNREADABLE;

@@ -155,10 +155,23 @@ pub enum Selected {
 }
 
 impl Lookup {
-    /// The same, by another query than the request's.
-    #[must_use]
-    pub fn seeking(self, sought: Option<Arc<Sought>>) -> Self {
-        Self { sought, ..self }
+    /// Looks up by another query than the request's.
+    pub fn seek(&mut self, sought: Option<Arc<Sought>>) {
+        self.sought = sought;
+    }
+
+    /// The stored response, if it answers by itself: it is fresh, and it is not time to fetch it anew; else what was
+    /// found. For most requests that is all there is to [`select`](Self::select).
+    pub fn hit(&self, found: Arc<Entry>, headers: &HeaderMap, now: Timestamp, seed: f64) -> Result<Hit, Arc<Entry>> {
+        let Content::Response(response) = &found.content else { return Err(found) };
+        let is_hit = self.variant.is_none()
+            && !self.is_of_another_query(&response.headers)
+            && matches!(self.fitness(response, now), Fitness::Fresh)
+            && !self.is_due(response, now, seed);
+        match self.form(headers, response) {
+            Some(form) if is_hit => Ok(Hit { entry: found, form, stale: None }),
+            _ => Err(found),
+        }
     }
 
     /// Selects from what the store holds (RFC 9111 section 4) for the request with `headers`.
@@ -487,7 +500,9 @@ impl Hit {
     /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
     fn into_answer(self, signature: Signature<'_>, now: Timestamp) -> Option<Answer> {
         let age = |response: &StoredResponse| i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
-        match Arc::try_unwrap(self.entry) {
+        let read_from_afar =
+            if Arc::strong_count(&self.entry) == 1 { Arc::try_unwrap(self.entry) } else { Err(self.entry) };
+        match read_from_afar {
             Ok(Entry { content: Content::Response(response), .. }) => {
                 let age = age(&response);
                 let StoredResponse { status, mut headers, body, .. } = response;
@@ -613,7 +628,7 @@ impl Forward {
     /// The same, for an answer that is stored by another query than the request's.
     #[must_use]
     pub fn seeking(self, sought: Option<Arc<Sought>>) -> Self {
-        Self { lookup: self.lookup.seeking(sought), ..self }
+        Self { lookup: Lookup { sought, ..self.lookup }, ..self }
     }
 
     /// Why the origin is asked.

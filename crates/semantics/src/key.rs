@@ -6,10 +6,10 @@
 
 use crate::{stored::EntryId, vary::VariantId};
 use http::{HeaderValue, Method, Uri, header, request, uri::Authority};
+use smol_str::SmolStr;
 use std::{
     fmt::{self, Write},
     hash::{Hash, Hasher},
-    sync::Arc,
 };
 
 /// The longest text of a key in bytes; a longer one is cut, and a digest of the whole put in the place of the rest.
@@ -47,12 +47,15 @@ impl Key {
     pub fn of_request(head: &request::Parts) -> Result<Self, KeyError> {
         let authority = authority(head)?;
         let (path, query) = (head.uri.path(), head.uri.query());
-        let method = if head.method == Method::HEAD { "GET" } else { head.method.as_str() };
-        let length = 9 + method.len() + authority.len() + path.len() + query.map_or(0, str::len);
+        let length = 9 + head.method.as_str().len() + authority.len() + path.len() + query.map_or(0, str::len);
         let mut key = String::with_capacity(length);
-        key.push_str("route:");
-        push_part(&mut key, method);
-        key.push(':');
+        if matches!(head.method, Method::GET | Method::HEAD) {
+            key.push_str("route:GET:");
+        } else {
+            key.push_str("route:");
+            push_part(&mut key, head.method.as_str());
+            key.push(':');
+        }
         push_authority(&mut key, authority)?;
         key.push(':');
         push_part(&mut key, path);
@@ -262,14 +265,15 @@ impl Template {
 /// The part of a store that belongs to one cache, and the version of what it keeps there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Namespace {
-    name: Arc<str>,
+    /// Mostly so short that a copy allocates nothing and counts nothing: every request makes one.
+    name: SmolStr,
     version: u32,
 }
 
 impl Default for Namespace {
     /// The namespace `larder`, version 1.
     fn default() -> Self {
-        Self { name: "larder".into(), version: 1 }
+        Self { name: SmolStr::new_static("larder"), version: 1 }
     }
 }
 
@@ -431,14 +435,14 @@ pub(crate) fn authority(head: &request::Parts) -> Result<&str, KeyError> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) => Ok(""),
-        (Some(host), None) => std::str::from_utf8(host.as_bytes()).map(str::trim_ascii).map_err(|_| KeyError::Host),
+        (Some(host), None) => host.to_str().map(str::trim_ascii).map_err(|_| KeyError::Host),
         (Some(_), Some(_)) => Err(KeyError::Host),
     }
 }
 
 /// Appends an authority in lower case; a user beside the host, or what is not ASCII, makes it none that is cached.
 fn push_authority(key: &mut String, authority: &str) -> Result<(), KeyError> {
-    if authority.bytes().all(|byte| PLAIN_HOST[usize::from(byte)]) {
+    if are_all(&PLAIN_HOST, authority) {
         key.push_str(authority);
         return Ok(());
     }
@@ -451,11 +455,17 @@ fn push_authority(key: &mut String, authority: &str) -> Result<(), KeyError> {
 
 /// Appends a part of a request, which mostly holds nothing to encode.
 fn push_part(key: &mut String, part: &str) {
-    if part.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+    if are_all(&PLAIN, part) {
         key.push_str(part);
     } else {
         encode(key, part.as_bytes(), |_| false);
     }
+}
+
+/// Whether all bytes of `part` are among `these`. Nearly always they are, so there is no way out before the end: every
+/// request pays for this.
+fn are_all(these: &[bool; 256], part: &str) -> bool {
+    part.bytes().fold(true, |all, byte| all & these[usize::from(byte)])
 }
 
 /// Appends `part`, percent-encoding every byte that is not plain; `kept` names the ones to keep besides.
