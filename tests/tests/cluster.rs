@@ -7,7 +7,7 @@ use bytes::Bytes;
 use larder::{
     CacheLayer,
     semantics::Namespace,
-    store::{Claim, Filled, Purge, Seen, Store, StoreError},
+    store::{Claim, Filled, Listener, Purge, Seen, Selector, Store, StoreError},
     testing::behaves,
 };
 use larder_redis::{ACL_COMMANDS, ConnectError, RedisConfig, RedisStore};
@@ -16,7 +16,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use redis_entries::*;
 use std::{
     collections::BTreeMap,
-    sync::OnceLock,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -428,6 +428,99 @@ async fn a_purge_reaches_what_is_half_moved() {
     }
 }
 
+/// The clock, the log and the records of tags lie in one slot too: a purge by tag waits until they are all in one place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_by_tag_waits_for_the_slot_of_its_records() {
+    let cluster = RedisCluster::start();
+    let store = ready(connect(&cluster.url()).await).await;
+    let namespace = Namespace::default();
+    let purge = Purge::tag("users");
+    store.purge(&namespace, &purge).await.expect("there is a record now");
+    let slot = cluster.slot(&format!("{{{}}}:log", namespace.name()));
+    let from = cluster.owner(slot).expect("an owner");
+    let to = (from + 1) % 3;
+    cluster.begin_to_move(slot, from, to);
+    // Three of the four are the purge's: clock, log and record. The fourth is that of the whole namespace.
+    assert!(cluster.move_a_key(slot, from, to) && cluster.move_a_key(slot, from, to), "there are four keys");
+    let purging = tokio::spawn({
+        let (store, namespace) = (store.clone(), namespace.clone());
+        async move { store.purge(&namespace, &purge).await }
+    });
+    sleep(Duration::from_millis(200)).await;
+    assert!(!purging.is_finished(), "half of the keys are elsewhere");
+    while cluster.move_a_key(slot, from, to) {}
+    cluster.end_the_move(slot, to);
+    let receipt = purging.await.expect("no panic").expect("it is purged");
+    assert!(receipt.tags == 1 && receipt.logged.is_some(), "{receipt:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_by_pattern_reaches_every_master() {
+    let cluster = RedisCluster::start();
+    let store = ready(connect(&cluster.url()).await).await;
+    for at in 0..60 {
+        put(&store, &key(&format!("user:{at}")), "old").await;
+    }
+    put(&store, &key("users"), "kept").await;
+    let (namespace, users) = (key("users").namespace, Purge::prefix("user:"));
+    let dry = store.purge(&namespace, &users.clone().dry_run()).await.expect("they are counted");
+    let receipt = store.purge(&namespace, &users).await.expect("they are purged");
+    assert_eq!((dry.resources, receipt.resources), (60, 60));
+    for at in 0..60 {
+        assert_eq!(body(&store, &key(&format!("user:{at}"))).await, Ok(None));
+    }
+    assert_eq!(body(&store, &key("users")).await, Ok(Some(Bytes::from_static(b"kept"))));
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<Selector>>);
+
+impl Listener for Heard {
+    fn invalidated(&self, selector: &Selector, _: u64) {
+        self.0.lock().expect("no panic").push(selector.clone());
+    }
+
+    fn lost(&self) {}
+
+    fn vouched(&self, _: tokio::time::Instant) {}
+}
+
+/// What is invalidated is told on a channel of the slot in which it is logged, which keeps no other server busy, and is heard
+/// wherever that slot goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_invalidated_is_told_in_its_own_slot() {
+    for flavor in [Flavor::Redis, Flavor::Valkey] {
+        let cluster = RedisCluster::start_flavor(flavor);
+        let (one, other) = (ready(connect(&cluster.url()).await).await, ready(connect(&cluster.url()).await).await);
+        let (namespace, heard) = (Namespace::default(), Arc::new(Heard::default()));
+        other.follow(&namespace, heard.clone());
+        let channel = format!("{{{}}}:told", namespace.name());
+        let slot = cluster.slot(&channel);
+        let from = cluster.owner(slot).expect("an owner");
+        let is_heard_at = async |node: usize| {
+            let listen = async || cluster.node(node).cli(&["PUBSUB", "SHARDNUMSUB", &channel]).ends_with('2');
+            until("both listen there", listen).await;
+            for at in 0..5 {
+                let purge = Purge::tag(format!("{node}-{at}"));
+                one.purge(&namespace, &purge).await.expect("it is purged");
+                until("it is heard", async || heard.0.lock().expect("no panic").contains(&purge.selector)).await;
+            }
+            let stats = cluster.node(node).cli(&["INFO", "commandstats"]);
+            assert!(stats.contains("cmdstat_spublish:calls=5,"), "{stats}");
+            assert!(!stats.contains("cmdstat_publish:"), "{stats}");
+        };
+        // A listener makes a store follow the log, and so does whoever invalidates.
+        one.purge(&namespace, &Purge::tag("first")).await.expect("it is purged");
+        cluster.node(from).cli(&["CONFIG", "RESETSTAT"]);
+        is_heard_at(from).await;
+        let to = (from + 1) % 3;
+        cluster.begin_to_move(slot, from, to);
+        while cluster.move_a_key(slot, from, to) {}
+        cluster.end_the_move(slot, to);
+        is_heard_at(to).await;
+    }
+}
+
 /// The connection that listens leads to one node, and to another when that one dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_told_also_after_the_node_that_told_has_died() {
@@ -448,7 +541,7 @@ async fn who_waits_is_told_also_after_the_node_that_told_has_died() {
     let listening = |cluster: &RedisCluster| {
         (0..3).find(|node| {
             cluster.node(*node).is_running()
-                && cluster.node(*node).cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("sub=1")
+                && cluster.node(*node).cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains(" sub=1")
         })
     };
     let ear = listening(&cluster).expect("it listens somewhere");

@@ -58,6 +58,13 @@ pub(crate) enum Patience {
     Check,
 }
 
+impl Patience {
+    /// Whether giving up leaves old answers behind.
+    pub(crate) fn is_of_purge(self) -> bool {
+        matches!(self, Self::Purge)
+    }
+}
+
 /// A reply that is no error.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Reply {
@@ -239,6 +246,11 @@ impl Client {
     /// Asks for the messages of a channel. They stop when the connection breaks.
     pub(crate) async fn subscribe(&self, channel: String) -> Result<(), Fault> {
         Box::pin(self.checks.subscribe(channel)).await.map_err(fault)
+    }
+
+    /// Asks for the messages of a channel of the slot that this server has. They stop when it has that no longer.
+    pub(crate) async fn subscribe_of_slot(&self, channel: String) -> Result<(), Fault> {
+        Box::pin(self.checks.ssubscribe(channel)).await.map_err(fault)
     }
 
     /// The messages of all channels that are asked for.

@@ -17,7 +17,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 use tokio::{
@@ -43,8 +43,8 @@ pub(crate) struct Cluster {
     table: RwLock<Table>,
     /// Told when the table may be wrong.
     alarm: Arc<Notify>,
-    /// Where the connection leads that listens: a message reaches it from any server.
-    ear: Arc<Place>,
+    /// Where the connections lead that listen: to a master of one slot, or to any, where all tell the same.
+    ears: Mutex<Vec<(Option<usize>, Arc<Place>)>>,
     changes: watch::Sender<u64>,
     runtime: Handle,
 }
@@ -82,14 +82,7 @@ impl Drop for Node {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        dialer: Arc<Dialer>,
-        seeds: &[Address],
-        ear: Arc<Place>,
-        alarm: Arc<Notify>,
-        clock: Arc<Clock>,
-        measures: Arc<Measures>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(dialer: Arc<Dialer>, seeds: &[Address], clock: Arc<Clock>, measures: Arc<Measures>) -> Arc<Self> {
         let table = Table { owners: vec![None; SLOTS], nodes: HashMap::new(), replicas: Vec::new() };
         Arc::new(Self {
             dialer,
@@ -97,8 +90,8 @@ impl Cluster {
             clock,
             measures,
             table: RwLock::new(table),
-            alarm,
-            ear,
+            alarm: Arc::default(),
+            ears: Mutex::default(),
             changes: watch::Sender::new(0),
             runtime: Handle::current(),
         })
@@ -135,6 +128,15 @@ impl Cluster {
             return Err(Fault::Down);
         };
         Ok(Route { cluster: Arc::clone(self), node, kind, manner: Manner::Plain, redirects: 0 })
+    }
+
+    /// A connection that listens to the master of a slot, or to any.
+    pub(crate) fn ear(&self, slot: Option<usize>) -> Arc<Lane> {
+        let place = Arc::new(Place::new(None));
+        self.ears().push((slot, Arc::clone(&place)));
+        self.listen(&self.table());
+        let lane = Lane::new(Arc::clone(&self.dialer), place, "wake", Arc::clone(&self.measures));
+        Arc::new(lane.alarming(Arc::clone(&self.alarm)))
     }
 
     /// Follows the cluster for as long as the task lives; tells `first` what came of asking for the first time.
@@ -174,7 +176,7 @@ impl Cluster {
     /// Whether every slot has an owner that is connected, and there is somebody to listen to.
     fn is_whole(&self) -> bool {
         let table = self.table();
-        self.ear.borrow().is_some()
+        self.ears().iter().all(|(_, place)| place.borrow().is_some())
             && table.owners.iter().all(Option::is_some)
             && table.nodes.values().all(|node| node.data.is_open())
     }
@@ -254,18 +256,28 @@ impl Cluster {
         self.listen(&table);
     }
 
-    /// Leads the connection that listens to a master that is there, and leaves it where it is while that is so.
+    /// Leads the connections that listen to where what they listen for is told. One that listens to any master stays where it
+    /// is while that is there.
     fn listen(&self, table: &Table) {
-        let well = |server: &Server| table.nodes.get(server).is_some_and(|node| node.data.is_open());
-        self.ear.send_if_modified(|ear| {
-            if ear.as_ref().is_some_and(well) {
-                return false;
-            }
-            let connected: Vec<_> = table.nodes.values().filter(|node| node.data.is_open()).collect();
-            let Some(next) = fastrand::choice(connected) else { return false };
-            *ear = Some(next.server.clone());
-            true
-        });
+        let is_well = |server: &Server| table.nodes.get(server).is_some_and(|node| node.data.is_open());
+        for (slot, place) in self.ears().iter() {
+            place.send_if_modified(|server| {
+                let next = match slot {
+                    Some(slot) => table.owners[*slot].as_ref(),
+                    None if server.as_ref().is_some_and(is_well) => None,
+                    None => {
+                        fastrand::choice(table.nodes.values().filter(|node| node.data.is_open()).collect::<Vec<_>>())
+                    }
+                };
+                match next {
+                    Some(next) if server.as_ref() != Some(&next.server) => {
+                        *server = Some(next.server.clone());
+                        true
+                    }
+                    _ => false,
+                }
+            });
+        }
     }
 
     /// Takes note that a slot has moved.
@@ -299,6 +311,11 @@ impl Cluster {
             self.runtime.spawn(crate::store::check_up(Arc::clone(&data))).abort_handle(),
         ];
         Arc::new(Node { server, data, bulk, tasks })
+    }
+
+    fn ears(&self) -> MutexGuard<'_, Vec<(Option<usize>, Arc<Place>)>> {
+        // It only grows.
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {

@@ -91,6 +91,15 @@ pub(crate) enum Manner {
     Asking,
 }
 
+/// Whom the messages of a channel reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Who listens to any server.
+    All,
+    /// Who listens to one that has the slot of the channel.
+    Slot,
+}
+
 impl Lane {
     pub(crate) fn new(dialer: Arc<Dialer>, place: Arc<Place>, role: &'static str, measures: Arc<Measures>) -> Self {
         Self {
@@ -177,9 +186,19 @@ impl Lane {
     }
 
     /// Asks for the messages of a channel, unless there is no connection: then whoever wants them asks again when there is.
-    pub(crate) async fn subscribe(&self, channel: String) {
+    pub(crate) async fn subscribe(&self, channel: &str, audience: Audience) {
         let Ok(client) = self.client() else { return };
-        if let Err(fault) = client.subscribe(channel.clone()).await {
+        let subscribed = match audience {
+            Audience::Slot => match client.subscribe_of_slot(channel.to_owned()).await {
+                // Before version 7 there are no such channels.
+                Err(Fault::Server(reply)) if reply.contains("unknown command") => {
+                    client.subscribe(channel.to_owned()).await
+                }
+                subscribed => subscribed,
+            },
+            Audience::All => client.subscribe(channel.to_owned()).await,
+        };
+        if let Err(fault) = subscribed {
             tracing::warn!(server = self.server(), channel, ?fault, "cannot subscribe; what is not heard is asked for");
         }
     }

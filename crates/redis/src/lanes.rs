@@ -6,11 +6,12 @@ use crate::{
     fault::Fault,
     lane::{Lane, Manner, STORE, Script},
     reads::Reads,
+    slot::slot,
 };
 use bytes::Bytes;
 use larder::store::StoreError;
-use std::{future::Future, pin::Pin, sync::Arc};
-use tokio::{runtime::Handle, sync::watch};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 pub(crate) enum Lanes {
     One { lane: Arc<Lane>, reads: Option<Arc<Reads>> },
@@ -112,15 +113,34 @@ impl Lanes {
         }
     }
 
-    /// Removes keys, wherever they are; of a cluster, one command names keys of one slot only.
-    pub(crate) async fn unlink(&self, keys: Vec<Bytes>) -> Result<(), Fault> {
+    /// Removes keys, wherever they are; of a cluster, one command names keys of one slot only, and all are sent at once.
+    pub(crate) async fn unlink(self: &Arc<Self>, keys: Vec<Bytes>) -> Result<(), Fault> {
         if !self.is_divided() {
             return self.call(Patience::Purge, "UNLINK", 0, keys).await.map(drop);
         }
+        let mut slots: HashMap<usize, Vec<Bytes>> = HashMap::new();
         for key in keys {
-            self.call(Patience::Purge, "UNLINK", 0, vec![key]).await?;
+            slots.entry(slot(&key)).or_default().push(key);
         }
-        Ok(())
+        let mut calls = JoinSet::new();
+        for keys in slots.into_values() {
+            let lanes = Arc::clone(self);
+            calls.spawn(async move { lanes.unlink_of_slot(keys).await });
+        }
+        calls.join_all().await.into_iter().collect()
+    }
+
+    async fn unlink_of_slot(&self, keys: Vec<Bytes>) -> Result<(), Fault> {
+        match self.call(Patience::Purge, "UNLINK", 0, keys.clone()).await {
+            // The slot is moving, and some of them have: each alone is found wherever it is.
+            Err(fault) if fault.is("TRYAGAIN") => {
+                for key in keys {
+                    self.call(Patience::Purge, "UNLINK", 0, vec![key]).await?;
+                }
+                Ok(())
+            }
+            unlinked => unlinked.map(drop),
+        }
     }
 
     /// Runs an operation of the store's script on keys of one slot.

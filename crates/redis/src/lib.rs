@@ -82,11 +82,13 @@
 //! ```text
 //! ACL SETUSER larder on >the-password resetkeys ~shop:* ~{shop}* resetchannels &{shop}* -@all
 //!   +asking +client|id +cluster|slots +eval +evalsha +exists +get +getrange +hdel +hget +hkeys +hset +hvals +info +mget
-//!   +pexpire +ping +pttl +publish +scan +set +setrange +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim
+//!   +pexpire +ping +pttl +publish +scan +set +setrange +spublish +ssubscribe +subscribe +time +unlink +xadd +xrange
+//!   +xrevrange +xtrim
 //! ```
 //!
-//! The commands are also in [`ACL_COMMANDS`]; [writing behind](WriteBehind) takes [`BEHIND_ACL_COMMANDS`] besides. `+asking` and `+cluster|slots` are for clusters only, where every node must
-//! know the user. A database other than 0 takes `+select` too. Without `+client|id` and
+//! The commands are also in [`ACL_COMMANDS`]; [writing behind](WriteBehind) takes [`BEHIND_ACL_COMMANDS`] besides. `+asking`,
+//! `+cluster|slots`, `+spublish` and `+ssubscribe` are for clusters only, where every node must know the user; Redis 6.2 does
+//! not know the last two, and does without. A database other than 0 takes `+select` too. Without `+client|id` and
 //! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'; without
 //! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later,
 //! and what another process invalidates is known after a second; `+scan` is for purges by prefix or pattern.
@@ -96,8 +98,9 @@
 //! Connecting, losing the connection and connecting again are logged once each, through `tracing`. Through `metrics`
 //! come the histogram `larder.redis.duration` (seconds, by `op`), the counter `larder.redis.errors` (by `op` and
 //! `class`), the counter `larder.redis.foreign_replies`: replies that belonged to another command, and reached nobody; and
-//! of a cluster the counter `larder.redis.redirects` (by `kind`): commands that a server sent to another, for good (`moved`)
-//! or for once (`ask`).
+//! the counter `larder.redis.swept` (by `keys`): how many keys purges by prefix or pattern have looked at (`looked-at`, about)
+//! and reached (`reached`), which is also logged every five seconds while one is under way; and of a cluster the counter
+//! `larder.redis.redirects` (by `kind`): commands that a server sent to another, for good (`moved`) or for once (`ask`).
 
 mod behind;
 mod checkup;
@@ -132,7 +135,7 @@ pub use store::RedisStore;
 /// The commands that an ACL user needs, as words of `ACL SETUSER`.
 pub const ACL_COMMANDS: &str = "-@all +asking +client|id +cluster|slots +eval +evalsha +exists +get +getrange +hdel +hget \
                                 +hkeys +hset +hvals +info +mget +pexpire +ping +pttl +publish +scan +set +setrange \
-                                +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim";
+                                +spublish +ssubscribe +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim";
 
 /// The commands that an ACL user needs besides who writes behind; `+waitaof` for [`Durability::Aof`] only.
 pub const BEHIND_ACL_COMMANDS: &str = "+hexists +hmget +waitaof +xack +xautoclaim +xclaim +xdel +xgroup|create +xlen \

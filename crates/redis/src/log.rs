@@ -36,6 +36,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// How long Redis keeps the record of a tag. One that is gone counts as invalidated at the present time of the clock, so
 /// its length decides how many responses are fetched once too often, and nothing else.
 const RECORD_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long an invalidation waits for a cluster that is moving the namespace's keys to be done, and how often it asks.
+const MOVED_WITHIN: Duration = Duration::from_millis(1_500);
+const MOVING: Duration = Duration::from_millis(25);
 /// The most tags whose records are known here.
 const MOST_TAGS: usize = 1 << 16;
 
@@ -85,7 +88,7 @@ impl Logs {
             let log = Arc::new(Log::new(namespace, self));
             let task = self.runtime.spawn(log.clone().keep_up()).abort_handle();
             self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
-            self.wakes.follow(log.channel.clone(), log.clone());
+            self.wakes.follow(&log.channel, log.clone());
             log
         });
         log.clone()
@@ -108,6 +111,8 @@ pub(crate) struct Log {
     outage_after: Duration,
     pending: Arc<Pending>,
     channel: String,
+    /// What tells the script whom the channel reaches.
+    mark: &'static str,
     state: RwLock<State>,
     listeners: Mutex<Vec<Arc<dyn Listener>>>,
     /// Rung when something was missed.
@@ -224,6 +229,7 @@ impl Log {
         let name = namespace.name();
         Self {
             channel: format!("{{{name}}}:told"),
+            mark: if logs.lanes.is_divided() { "!" } else { "" },
             name: name.to_owned(),
             lanes: logs.lanes.clone(),
             sender: logs.sender.clone(),
@@ -292,7 +298,7 @@ impl Log {
             _ => keys.push(self.key("gen")),
         }
         let (mode, line) = (if is_soft { "s" } else { "h" }, line(selector));
-        let arguments = [record_life(), text(&self.channel), text(&self.sender), text(mode), text(line)];
+        let arguments = [record_life(), self.address(), text(&self.sender), text(mode), text(line)];
         let answer = self.run(Patience::Purge, "invalidate", &keys, &arguments).await?;
         let [clock, logged] = answer.as_slice() else { return Err(unexpected()) };
         let clock = clock.parse().map_err(|_| unexpected())?;
@@ -303,7 +309,7 @@ impl Log {
     /// Tells others what was invalidated; what it did is done.
     pub(crate) async fn tell(&self, selector: &Selector, is_soft: bool) -> Result<String, Fault> {
         let mode = if is_soft { "s" } else { "h" };
-        let arguments = [text(&self.channel), text(&self.sender), text(mode), text(line(selector))];
+        let arguments = [self.address(), text(&self.sender), text(mode), text(line(selector))];
         let answer = self.run(Patience::Purge, "log", &[self.key("log")], &arguments).await?;
         answer.into_iter().next().ok_or_else(unexpected)
     }
@@ -421,7 +427,7 @@ impl Log {
         let keys = [self.key("clock"), self.key("log"), self.key("gen")];
         let (mode, known) = (if is_soft { "s" } else { "h" }, format!("{}:{}", before.gone, before.stale));
         let line = line(&Selector::All);
-        let arguments = [record_life(), text(&self.channel), text(&self.sender), text(mode), text(line), text(known)];
+        let arguments = [record_life(), self.address(), text(&self.sender), text(mode), text(line), text(known)];
         let answer = self.run(Patience::Read, "recover", &keys, &arguments).await?;
         if let [clock, _] = answer.as_slice() {
             let clock = clock.parse().map_err(|_| unexpected())?;
@@ -485,7 +491,16 @@ impl Log {
         arguments: &[Bytes],
     ) -> Result<Vec<String>, Fault> {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let answer = self.lanes.run(patience, operation, &keys, arguments).await?;
+        let began = Instant::now();
+        let answer = loop {
+            match self.lanes.run(patience, operation, &keys, arguments).await {
+                // A cluster is moving these keys, one after the other.
+                Err(fault) if fault.is("TRYAGAIN") && patience.is_of_purge() && began.elapsed() < MOVED_WITHIN => {
+                    sleep(MOVING).await;
+                }
+                answer => break answer?,
+            }
+        };
         let words = answer.into_iter().next().and_then(Reply::into_array).unwrap_or_default().into_iter();
         let words = words.map(|word| String::from_utf8(word.into_bytes()?.into()).ok());
         words.collect::<Option<Vec<_>>>().ok_or_else(unexpected)
@@ -493,6 +508,11 @@ impl Log {
 
     fn key(&self, what: &str) -> String {
         format!("{{{}}}:{what}", self.name)
+    }
+
+    /// The channel, as the script is told it.
+    fn address(&self) -> Bytes {
+        text(format_args!("{}{}", self.mark, self.channel))
     }
 
     fn record_name(&self, tag: &str) -> String {

@@ -33,6 +33,8 @@ struct Handles {
     foreign: Counter,
     moved: Counter,
     asked: Counter,
+    looked_at: Counter,
+    reached: Counter,
 }
 
 impl std::fmt::Debug for Handles {
@@ -70,6 +72,12 @@ impl Measures {
         }
     }
 
+    /// Takes note of a step of a purge by pattern: how many keys it looked at, about, and how many of them it reached.
+    pub(crate) fn swept(&self, looked_at: u32, reached: usize) {
+        self.handles().looked_at.increment(looked_at.into());
+        self.handles().reached.increment(reached as u64);
+    }
+
     fn handles(&self) -> &Handles {
         self.0.get_or_init(|| Handles {
             durations: OPERATIONS.map(|op| histogram!("larder.redis.duration", "op" => op)),
@@ -78,6 +86,8 @@ impl Measures {
             foreign: counter!("larder.redis.foreign_replies"),
             moved: counter!("larder.redis.redirects", "kind" => "moved"),
             asked: counter!("larder.redis.redirects", "kind" => "ask"),
+            looked_at: counter!("larder.redis.swept", "keys" => "looked-at"),
+            reached: counter!("larder.redis.swept", "keys" => "reached"),
         })
     }
 }

@@ -271,7 +271,16 @@ local function last_of(log)
   return reply[1][1]
 end
 
--- Logs what was invalidated, and tells those who listen; that nobody may publish is no reason to fail.
+-- Tells those who listen; that nobody may publish is no reason to fail. Before a channel that only the servers of one slot of
+-- a cluster tell of stands `!`; where they know none of those, all tell of it.
+local function tell(channel, text)
+  local shard = string.match(channel, '^!(.*)$')
+  if not shard or type(redis.pcall('SPUBLISH', shard, text)) == 'table' then
+    redis.pcall('PUBLISH', shard or channel, text)
+  end
+end
+
+-- Logs what was invalidated, and tells of it.
 local function append(log, channel, sender, at, line)
   local before = last_of(log)
   local text = sender .. '|' .. at .. '|' .. line
@@ -283,7 +292,7 @@ local function append(log, channel, sender, at, line)
     id = redis.call('XADD', log, '*', 'before', before, 'text', text)
   end
   if type(id) == 'table' then id = id.ok end
-  redis.pcall('PUBLISH', channel, id .. '|' .. before .. '|' .. text)
+  tell(channel, id .. '|' .. before .. '|' .. text)
   return id
 end
 

@@ -141,8 +141,9 @@ impl RedisStore {
         config.check()?;
         let clock = Arc::new(Clock::new(config.wall_clock_shift));
         let measures = Arc::new(Measures::default());
-        let Topology { data, bulk, wake, tasks: mut background, first } = Topology::new(config, &clock, &measures)?;
-        let wakes = Arc::new(Wakes::new(wake, Handle::current()));
+        let Topology { data, bulk, ear, cluster, tasks: mut background, first } =
+            Topology::new(config, &clock, &measures)?;
+        let wakes = Arc::new(Wakes::new(ear, cluster, Handle::current()));
         let pending = Arc::new(Pending::default());
         let core = Core {
             logs: Logs::new(config, Arc::clone(&data), Arc::clone(&wakes), Arc::clone(&pending), Handle::current()),
@@ -754,7 +755,7 @@ impl Core {
     }
 
     fn sweep<'s>(&'s self, namespace: &'s Namespace, pattern: &'s Pattern) -> Sweep<'s> {
-        Sweep { lanes: &self.bulk, namespace, pattern, rate: self.scan_rate }
+        Sweep { lanes: &self.bulk, namespace, pattern, rate: self.scan_rate, measures: &self.measures }
     }
 
     async fn mark(&self, resource: EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {

@@ -10,11 +10,13 @@ use crate::{
     fault::Fault,
     lane::Lane,
     lanes::Lanes,
+    measures::Measures,
 };
 use bytes::Bytes;
 use larder::semantics::{Namespace, Pattern};
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -22,15 +24,25 @@ use tokio::time::sleep;
 /// How many keys Redis looks at for one command: what it does in a fraction of a millisecond.
 const STEP: u32 = 256;
 /// How often all keys are gone through.
-const PASSES: usize = 2;
+const PASSES: u32 = 2;
+/// How often it is logged how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Goes through the keys of one namespace and version.
 pub(crate) struct Sweep<'s> {
-    pub(crate) lanes: &'s Lanes,
+    pub(crate) lanes: &'s Arc<Lanes>,
     pub(crate) namespace: &'s Namespace,
     pub(crate) pattern: &'s Pattern,
     /// The most keys that are looked at in a second.
     pub(crate) rate: u32,
+    pub(crate) measures: &'s Measures,
+}
+
+/// How far a purge is.
+struct Progress {
+    pass: u32,
+    looked_at: u64,
+    told: Instant,
 }
 
 impl Sweep<'_> {
@@ -51,20 +63,32 @@ impl Sweep<'_> {
     /// Removes what is there, or makes it stale, and voids what is in flight; how many resources that were.
     pub(crate) async fn purge(&self, is_soft: bool) -> Result<u64, Fault> {
         let mut resources = HashSet::new();
-        for _ in 0..PASSES {
+        let mut progress = Progress { pass: 0, looked_at: 0, told: Instant::now() };
+        for pass in 1..=PASSES {
+            progress.pass = pass;
             for lane in self.lanes.each()? {
                 let mut pass = Some(Bytes::from_static(b"0"));
                 while let Some(cursor) = pass {
                     let (next, names) = self.step(&lane, cursor).await?;
                     self.reach(&names, is_soft).await?;
                     resources.extend(names.iter().filter_map(|name| entry_of(name)).map(str::to_owned));
+                    self.tell(&mut progress, names.len(), resources.len());
                     pass = next;
                 }
             }
-            let (namespace, reached) = (self.namespace.name(), resources.len());
-            tracing::debug!(namespace, pattern = %self.pattern, reached, "went through all keys");
         }
         Ok(resources.len() as u64)
+    }
+
+    /// Counts a step, and logs every few seconds how far it is.
+    fn tell(&self, progress: &mut Progress, keys: usize, reached: usize) {
+        self.measures.swept(STEP, keys);
+        progress.looked_at += u64::from(STEP);
+        if progress.told.elapsed() >= TOLD_EVERY {
+            progress.told = Instant::now();
+            let (namespace, Progress { pass, looked_at, .. }) = (self.namespace.name(), progress);
+            tracing::info!(namespace, pattern = %self.pattern, pass, looked_at, reached, "purging, in two passes over all keys");
+        }
     }
 
     async fn reach(&self, names: &[String], is_soft: bool) -> Result<(), Fault> {

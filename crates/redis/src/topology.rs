@@ -21,8 +21,10 @@ use tokio::{
 pub(crate) struct Topology {
     pub(crate) data: Arc<Lanes>,
     pub(crate) bulk: Arc<Lanes>,
-    /// What listens. It is connected when somebody waits for the first time.
-    pub(crate) wake: Arc<Lane>,
+    /// What listens to whatever all servers tell. It is connected when somebody waits for the first time.
+    pub(crate) ear: Arc<Lane>,
+    /// The cluster, if it is one.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) tasks: Vec<AbortHandle>,
     /// What came of the first attempt to connect.
     pub(crate) first: Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>,
@@ -76,7 +78,7 @@ impl Topology {
             data.unwrap_or(Err(Fault::Down))
         });
         let (data, bulk) = (Arc::new(Lanes::one(data, Kind::Data)), Arc::new(Lanes::one(bulk, Kind::Bulk)));
-        Self { data, bulk, wake: Arc::new(lane("wake")), tasks, first }
+        Self { data, bulk, ear: Arc::new(lane("wake")), cluster: None, tasks, first }
     }
 
     fn named_by(mut self, sentinels: Sentinels) -> Self {
@@ -91,17 +93,15 @@ impl Topology {
     }
 
     fn cluster(dialer: &Arc<Dialer>, seeds: &[Address], clock: &Arc<Clock>, measures: &Arc<Measures>) -> Self {
-        let (ear, alarm) = (Arc::new(Place::new(None)), Arc::new(Notify::new()));
-        let wake = Lane::new(Arc::clone(dialer), Arc::clone(&ear), "wake", Arc::clone(measures));
-        let wake = wake.alarming(Arc::clone(&alarm));
-        let cluster = Cluster::new(Arc::clone(dialer), seeds, ear, alarm, Arc::clone(clock), Arc::clone(measures));
+        let cluster = Cluster::new(Arc::clone(dialer), seeds, Arc::clone(clock), Arc::clone(measures));
         let (told, outcome) = oneshot::channel();
         let tasks = vec![tokio::spawn(Arc::clone(&cluster).follow(told)).abort_handle()];
         let lanes = |kind| Arc::new(Lanes::Cluster { cluster: Arc::clone(&cluster), kind });
         Self {
             data: lanes(Kind::Data),
             bulk: lanes(Kind::Bulk),
-            wake: Arc::new(wake),
+            ear: cluster.ear(None),
+            cluster: Some(Arc::clone(&cluster)),
             tasks,
             first: Box::pin(async { outcome.await.unwrap_or(Err(Fault::Down)) }),
         }

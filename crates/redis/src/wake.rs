@@ -5,8 +5,10 @@
 
 use crate::{
     client::{Heard, Messages},
-    lane::Lane,
+    cluster::Cluster,
+    lane::{Audience, Lane},
     log::Log,
+    slot::slot,
 };
 use larder::semantics::Namespace;
 use std::{
@@ -20,19 +22,30 @@ use tokio::{
 };
 
 pub(crate) struct Wakes {
-    shared: Arc<Shared>,
+    listening: Arc<Listening>,
+    /// What hears whatever is told to all.
+    ear: Arc<Ear>,
+    cluster: Option<Arc<Cluster>>,
     runtime: Handle,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
-struct Shared {
+/// A connection that listens.
+struct Ear {
     lane: Arc<Lane>,
+    audience: Audience,
+    channels: Mutex<HashSet<String>>,
+    listening: Arc<Listening>,
+}
+
+/// Who waits for what.
+#[derive(Default)]
+struct Listening {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    channels: HashSet<String>,
     /// By channel.
     logs: HashMap<String, Arc<Log>>,
     /// By the name of the ticket.
@@ -41,7 +54,7 @@ struct State {
 
 /// Somebody's interest in a ticket; it ends when this is dropped.
 pub(crate) struct Interest {
-    shared: Arc<Shared>,
+    listening: Arc<Listening>,
     ticket: String,
     notify: Arc<Notify>,
 }
@@ -52,46 +65,50 @@ pub(crate) fn channel(namespace: &Namespace) -> String {
 }
 
 impl Wakes {
-    pub(crate) fn new(lane: Arc<Lane>, runtime: Handle) -> Self {
-        let shared = Arc::new(Shared { lane, state: Mutex::default() });
-        Self { shared, runtime, tasks: Mutex::default() }
+    pub(crate) fn new(lane: Arc<Lane>, cluster: Option<Arc<Cluster>>, runtime: Handle) -> Self {
+        let listening = Arc::<Listening>::default();
+        let ear = Arc::new(Ear::new(lane, Audience::All, &listening));
+        Self { listening, ear, cluster, runtime, tasks: Mutex::default() }
     }
 
     /// Begins to listen for word of `ticket`.
     pub(crate) fn listen(&self, namespace: &Namespace, ticket: String) -> Interest {
-        let channel = channel(namespace);
-        let mut state = self.shared.state();
-        let is_new = state.channels.insert(channel.clone());
-        let notify = state.waiting.entry(ticket.clone()).or_default().clone();
-        drop(state);
-        if is_new {
-            self.subscribe(channel);
-        }
-        Interest { shared: Arc::clone(&self.shared), ticket, notify }
+        let notify = self.listening.state().waiting.entry(ticket.clone()).or_default().clone();
+        self.subscribe(&self.ear, channel(namespace));
+        Interest { listening: Arc::clone(&self.listening), ticket, notify }
     }
 
-    /// Begins to tell `log` what comes on its channel.
-    pub(crate) fn follow(&self, channel: String, log: Arc<Log>) {
-        self.shared.state().channels.insert(channel.clone());
-        self.shared.state().logs.insert(channel.clone(), log);
-        self.subscribe(channel);
+    /// Begins to tell `log` what comes on its channel. In a cluster that is one of the log's slot, so that its servers alone are
+    /// kept busy by it.
+    pub(crate) fn follow(&self, channel: &str, log: Arc<Log>) {
+        self.listening.state().logs.insert(channel.to_owned(), log);
+        let ear = match &self.cluster {
+            None => Arc::clone(&self.ear),
+            Some(cluster) => {
+                let lane = cluster.ear(Some(slot(channel.as_bytes())));
+                Arc::new(Ear::new(lane, Audience::Slot, &self.listening))
+            }
+        };
+        self.subscribe(&ear, channel.to_owned());
     }
 
-    fn subscribe(&self, channel: String) {
-        self.start();
-        let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move { shared.lane.subscribe(channel).await });
-    }
-
-    /// Makes the connection, the first time.
-    fn start(&self) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks.is_empty() {
-            let (lane, shared) = (Arc::clone(&self.shared.lane), Arc::clone(&self.shared));
+    /// Has a channel listened to; makes the connection for the first.
+    fn subscribe(&self, ear: &Arc<Ear>, channel: String) {
+        let (is_first, is_new) = {
+            let mut channels = ear.channels();
+            (channels.is_empty(), channels.insert(channel.clone()))
+        };
+        if is_first {
             // Nobody waits for the first attempt.
             let (first, _) = oneshot::channel();
-            tasks.push(self.runtime.spawn(lane.keep_up(first)).abort_handle());
-            tasks.push(self.runtime.spawn(shared.hear()).abort_handle());
+            let kept_up = self.runtime.spawn(Arc::clone(&ear.lane).keep_up(first));
+            let heard = self.runtime.spawn(Arc::clone(ear).hear());
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.extend([kept_up.abort_handle(), heard.abort_handle()]);
+        }
+        if is_new {
+            let ear = Arc::clone(ear);
+            self.runtime.spawn(async move { ear.lane.subscribe(&channel, ear.audience).await });
         }
     }
 }
@@ -103,15 +120,19 @@ impl Drop for Wakes {
     }
 }
 
-impl Shared {
+impl Ear {
+    fn new(lane: Arc<Lane>, audience: Audience, listening: &Arc<Listening>) -> Self {
+        Self { lane, audience, channels: Mutex::default(), listening: Arc::clone(listening) }
+    }
+
     /// Passes on what is heard, and subscribes anew whenever the connection was made anew: fred keeps no account of that.
     async fn hear(self: Arc<Self>) {
         let (mut messages, mut connections) = (self.lane.messages(), self.lane.connections());
         loop {
             tokio::select! {
                 heard = messages.next() => match heard {
-                    Heard::Message { channel, text } => self.tell(&channel, &text),
-                    Heard::Lagged => self.tell_all(),
+                    Heard::Message { channel, text } => self.listening.tell(&channel, &text),
+                    Heard::Lagged => self.listening.tell_all(),
                     // The connection is given up; there will be another.
                     Heard::Ended => messages = Messages::none(),
                 },
@@ -120,16 +141,23 @@ impl Shared {
                         return;
                     }
                     messages = self.lane.messages();
-                    let channels: Vec<String> = self.state().channels.iter().cloned().collect();
+                    let channels: Vec<String> = self.channels().iter().cloned().collect();
                     for channel in channels {
-                        self.lane.subscribe(channel).await;
+                        self.lane.subscribe(&channel, self.audience).await;
                     }
-                    self.tell_all();
+                    self.listening.tell_all();
                 }
             }
         }
     }
 
+    fn channels(&self) -> MutexGuard<'_, HashSet<String>> {
+        // It is never half changed.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listening {
     fn tell(&self, channel: &str, text: &str) {
         let log = self.state().logs.get(channel).cloned();
         if let Some(log) = log {
@@ -162,7 +190,7 @@ impl Interest {
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
+        let mut state = self.listening.state();
         // The map's own, and this one.
         if Arc::strong_count(&self.notify) <= 2 {
             state.waiting.remove(&self.ticket);
