@@ -82,9 +82,15 @@ impl RedisCluster {
         });
     }
 
-    /// The URL for a client, with all nodes.
+    /// The URL for a client, with all nodes and the user of [`RedisServer::url`].
     pub fn url(&self) -> String {
-        self.url_with("")
+        self.url_with(&self.credentials())
+    }
+
+    fn credentials(&self) -> String {
+        let url = self.nodes[0].url();
+        let credentials = url.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+        credentials.map(|(credentials, _)| format!("{credentials}@")).unwrap_or_default()
     }
 
     /// The URL for a client that signs in as a user of the ACL.
@@ -99,7 +105,7 @@ impl RedisCluster {
 
     /// The URL for a client, with one node.
     pub fn url_of(&self, node: usize) -> String {
-        format!("redis-cluster://{}", self.nodes[node].addr())
+        format!("redis-cluster://{}{}", self.credentials(), self.nodes[node].addr())
     }
 
     /// One of the servers.

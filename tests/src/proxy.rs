@@ -1,5 +1,6 @@
 //! A TCP proxy in front of a server whose network can be made bad, and good again, while it runs.
 
+use crate::server::USER;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking},
@@ -64,9 +65,9 @@ impl FaultProxy {
         self.address.port()
     }
 
-    /// The URL for a client of a server without password.
+    /// The URL for a client, with the user of [`RedisServer::url`](crate::RedisServer::url).
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        format!("redis://{USER}:{USER}@{}", self.address)
     }
 
     /// Ends every fault and injection. Connections that a black hole took bytes of are reset.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use larder_redis::{ACL_COMMANDS, BEHIND_ACL_COMMANDS};
 use tempfile::TempDir;
 
 use crate::{Connection, Flavor, certificates::Certificates};
@@ -48,11 +49,13 @@ impl RedisServer {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The URL for a client, with the password if there is one.
+    /// The URL for a client: of a user who may do what larder's documentation asks for, on the keys of the namespaces that
+    /// tests use, and nothing else; or with the password if there is one.
     pub fn url(&self) -> String {
         let credentials = match &self.options.access {
             Access::Password(password) => format!(":{}@", percent_encoded(password)),
-            Access::Open | Access::Acl(_) => String::new(),
+            Access::Limited if self.options.sentinel.is_none() => format!("{USER}:{USER}@"),
+            Access::Limited | Access::Open | Access::Acl(_) => String::new(),
         };
         self.url_with(&credentials)
     }
@@ -168,7 +171,7 @@ impl RedisServer {
     fn ask(&self, words: &[&str]) -> io::Result<Result<String, String>> {
         let mut connection = Connection::unix(&self.socket_path())?;
         let credentials: Option<&[&str]> = match &self.options.access {
-            Access::Open => None,
+            Access::Open | Access::Limited => None,
             Access::Password(password) => Some(&["AUTH", password]),
             Access::Acl(_) => Some(&["AUTH", ADMIN, ADMIN]),
         };
@@ -274,9 +277,10 @@ impl RedisServer {
             _ => arguments.push(option("--port", port)),
         }
         match &self.options.access {
+            Access::Limited if self.options.sentinel.is_some() => {}
             Access::Open => {}
             Access::Password(password) => arguments.push(option("--requirepass", password)),
-            Access::Acl(_) => arguments.push(option("--aclfile", self.acl_path().display())),
+            Access::Limited | Access::Acl(_) => arguments.push(option("--aclfile", self.acl_path().display())),
         }
         let mut arguments = arguments.concat();
         if self.options.sentinel.is_some() {
@@ -297,9 +301,33 @@ impl RedisServer {
     }
 }
 
+/// The users of a server that was told of none: whoever does not sign in may do all, as the test itself and the other
+/// servers of a cluster.
+fn users(flavor: Flavor) -> String {
+    // Redis 7.0 does not know it.
+    let behind = if flavor == Flavor::Redis {
+        BEHIND_ACL_COMMANDS.replace("+waitaof", "")
+    } else {
+        BEHIND_ACL_COMMANDS.to_owned()
+    };
+    let keys = NAMESPACES.map(|name| format!("~{name}:* ~{{{name}}}* &{{{name}}}*")).join(" ");
+    // `+select` is for databases other than 0 only.
+    format!(
+        "user default on nopass ~* &* +@all\nuser {USER} on >{USER} resetkeys resetchannels {keys} {ACL_COMMANDS} \
+         {behind} +select\n"
+    )
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
+        let is_limited = matches!(self.options.access, Access::Limited) && self.options.sentinel.is_none();
+        let denied = if is_limited && self.is_running() { self.ask(&["ACL", "LOG"]) } else { Ok(Ok(String::new())) };
         self.kill();
+        if let Ok(Ok(denied)) = denied
+            && !thread::panicking()
+        {
+            assert!(!denied.contains(USER), "larder wanted to do what its documentation does not ask for: {denied}");
+        }
     }
 }
 
@@ -327,12 +355,21 @@ enum Transport {
 /// Whom the server lets in.
 #[derive(Clone, Debug, Default)]
 enum Access {
+    /// To who does not sign in, and as far as larder needs to who does so as [`USER`].
     #[default]
+    Limited,
     Open,
     Password(String),
     /// The lines of an ACL file.
     Acl(String),
 }
+
+/// The name and password of the user that [`RedisServer::url`] names.
+pub(crate) const USER: &str = "limited";
+
+/// The namespaces that tests use.
+const NAMESPACES: [&str; 9] =
+    ["larder", "shop", "elsewhere", "gateway", "quickstart", "test", "rows", "views", "bench"];
 
 /// The name and password of the user that [`RedisServer::cli`] adds to an ACL.
 const ADMIN: &str = "larder-tests-admin";
@@ -374,6 +411,12 @@ impl RedisServerBuilder {
         self
     }
 
+    /// Has no user but the default one, who may do all.
+    pub fn open(mut self) -> Self {
+        self.access = Access::Open;
+        self
+    }
+
     /// Asks the default user for a password. Replaces an ACL.
     pub fn password(mut self, password: &str) -> Self {
         self.access = Access::Password(password.to_owned());
@@ -411,10 +454,12 @@ impl RedisServerBuilder {
             folder,
             options: self,
         };
-        if let Access::Acl(lines) = &server.options.access {
-            let lines = format!("{}\nuser {ADMIN} on >{ADMIN} ~* &* +@all\n", lines.trim_end());
-            fs::write(server.acl_path(), lines).expect("the temporary folder is writable");
-        }
+        let users = match &server.options.access {
+            Access::Limited => users(server.options.flavor),
+            Access::Acl(lines) => format!("{}\nuser {ADMIN} on >{ADMIN} ~* &* +@all\n", lines.trim_end()),
+            Access::Open | Access::Password(_) => String::new(),
+        };
+        fs::write(server.acl_path(), users).expect("the temporary folder is writable");
         if let Some(lines) = &server.options.sentinel {
             fs::write(server.sentinel_path(), lines).expect("the temporary folder is writable");
         }

@@ -36,7 +36,7 @@ fn both_flavors_start() {
     let valkey = RedisServer::builder().flavor(Flavor::Valkey).start();
     assert!(valkey.cli(&["INFO", "server"]).contains("valkey_version:"));
     assert_ne!(redis.port(), valkey.port());
-    assert_eq!(redis.url(), format!("redis://127.0.0.1:{}", redis.port()));
+    assert_eq!(redis.url(), format!("redis://limited:limited@127.0.0.1:{}", redis.port()));
 }
 
 #[test]
@@ -129,14 +129,14 @@ fn a_unix_server_listens_on_no_port() {
     let server = RedisServer::builder().unix_socket().start();
     assert_eq!(server.cli(&["CONFIG", "GET", "port"]), "port\n0");
     assert_eq!(Connection::unix(&server.socket_path()).unwrap().call(&["PING"]).unwrap(), Ok("PONG".to_owned()));
-    assert!(server.url().starts_with("redis+unix:///"));
+    assert!(server.url().starts_with("redis+unix://limited:limited@/"));
 }
 
 #[test]
 fn a_tls_server_speaks_nothing_else_and_names_its_authority() {
     let server = RedisServer::builder().tls().start();
     assert_eq!(server.cli(&["CONFIG", "GET", "tls-port"]), format!("tls-port\n{}", server.port()));
-    assert!(server.url().starts_with("rediss://127.0.0.1:"));
+    assert!(server.url().starts_with("rediss://limited:limited@127.0.0.1:"));
     assert!(std::fs::read_to_string(server.ca_path()).unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
 
     let mut plain = Connection::tcp(server.addr()).unwrap();
