@@ -70,7 +70,7 @@ impl Part {
 ///
 /// When the processes cannot be started, or one ends.
 pub async fn run(part: Part, length: Duration, seed: u64) -> Outcome<Figures> {
-    let server = block_in_place(RedisServer::start);
+    let server = block_in_place(|| RedisServer::builder().open().start());
     let (mut fleet, mut weather) = (Vec::new(), Vec::new());
     let faults = Faults::default();
     for index in 0..PROCESSES {

@@ -106,7 +106,7 @@ pub struct Sides {
 impl Sides {
     /// Starts a server, and stores the value that both will read.
     pub async fn start() -> Result<Self, Box<dyn std::error::Error>> {
-        let server = RedisServer::start();
+        let server = RedisServer::builder().open().start();
         let raw = Builder::from_config(Config::from_url(&server.url())?)
             .set_policy(ReconnectPolicy::new_constant(0, 200))
             .build()?;

@@ -128,8 +128,8 @@ async fn write(redis: &str, database: &str) -> Outcome<()> {
 }
 
 async fn measure() -> Outcome<()> {
-    let options = |server| RedisServer::builder().arg("--appendonly", "yes").arg("--appendfsync", server);
-    let (mut redis, server) = (options("always").start(), RedisServer::start());
+    let options = |server| RedisServer::builder().open().arg("--appendonly", "yes").arg("--appendfsync", server);
+    let (mut redis, server) = (options("always").start(), RedisServer::builder().open().start());
     let (url, address) = (redis.url(), server.url());
     let database = Database::connect(&address).await?;
     let start = || Process::start(&["instance", &url, &address]);

@@ -99,7 +99,7 @@ async fn races() -> Outcome<()> {
         ("GET, SET, DEL", "plain", FEWER, 0),
         ("SET NX, stored by whoever owns the lock", "lock", FEWER, 0),
     ] {
-        let redis = RedisServer::start();
+        let redis = RedisServer::builder().open().start();
         let mut fleet = fleet(&redis.url(), word)?;
         let writer = Instance::connect(&redis.url(), Way::named(word).ok_or("no such way")?).await?;
         for process in &mut fleet {
@@ -134,7 +134,7 @@ async fn races() -> Outcome<()> {
 
 /// How long after a purge has returned the last of four processes with near tiers answers anew.
 async fn coherence() -> Outcome<()> {
-    let redis = RedisServer::start();
+    let redis = RedisServer::builder().open().start();
     let mut fleet = fleet(&redis.url(), "near")?;
     let writer = Instance::connect(&redis.url(), Way::Near).await?;
     let mut lags = Vec::new();
@@ -235,7 +235,7 @@ async fn reading<T>(server: &RedisServer, work: impl Future<Output = T>) -> Outc
 
 /// A server that holds so many entries of 100 bytes, of keys `item:000000` and on, written as larder writes them.
 async fn stored(entries: usize, tags: &[&str]) -> Outcome<RedisServer> {
-    let server = RedisServer::start();
+    let server = RedisServer::builder().open().start();
     let raw = Builder::from_config(Config::from_url(&server.url())?).build()?;
     raw.init().await?;
     let namespace = Namespace::default();

@@ -53,7 +53,7 @@ fn times(process: &mut Process) -> Outcome<[u64; 4]> {
 }
 
 async fn measure() -> Outcome<()> {
-    let (redis, origin) = (RedisServer::start(), Origin::start().await?);
+    let (redis, origin) = (RedisServer::builder().open().start(), Origin::start().await?);
     let mut fleet = Vec::new();
     for _ in 0..PROCESSES {
         fleet.push(Process::start(&["instance", redis.url().as_str(), origin.address()])?);
