@@ -6,6 +6,7 @@
 mod certificates;
 mod cluster;
 mod connection;
+mod postgres;
 mod program;
 mod proxy;
 mod replies;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use cluster::RedisCluster;
 pub use connection::Connection;
+pub use postgres::PostgresServer;
 pub use program::Flavor;
 pub use proxy::FaultProxy;
 pub use replies::ReplyScanner;

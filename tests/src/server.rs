@@ -479,7 +479,7 @@ impl RedisServerBuilder {
 /// connections: a client that reconnects to a dead server's port could be given that very port,
 /// and would then be connected to itself. The port of a cluster's bus, 10,000 above, is below
 /// them as well.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let random = RandomState::new().build_hasher().finish();
     let first = u16::try_from(random % u64::from(PORTS)).unwrap_or(0);
     (0..PORTS)

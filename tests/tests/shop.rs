@@ -6,7 +6,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode, header},
 };
-use larder_tests::RedisServer;
+use larder_tests::{PostgresServer, RedisServer};
 use shop::{Cached, Shop, database::Database};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -40,18 +40,38 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A database in a file.
-async fn sqlite() -> (Database, TempDir) {
+/// A database of one test, and what it lies in.
+struct Place {
+    database: Database,
+    _folder: Option<TempDir>,
+    _server: Option<PostgresServer>,
+}
+
+async fn sqlite() -> Place {
     let folder = TempDir::new().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("shop.sqlite").display());
-    (Database::open(&url).await.unwrap(), folder)
+    Place { database: Database::open(&url).await.unwrap(), _folder: Some(folder), _server: None }
+}
+
+async fn postgres() -> Place {
+    let server = tokio::task::spawn_blocking(PostgresServer::start).await.unwrap();
+    Place { database: Database::open(&server.url()).await.unwrap(), _folder: None, _server: Some(server) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_done_is_seen_at_once() {
+    what_is_done_is_seen(sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_is_seen_at_once_on_postgresql() {
+    what_is_done_is_seen(postgres).await;
+}
+
+async fn what_is_done_is_seen(place: impl AsyncFn() -> Place) {
     for cached in [Cached::Nothing, Cached::Values, Cached::RoutesAndValues] {
-        let (database, _folder) = sqlite().await;
-        let router = Shop::new(database, None, cached).await.unwrap().router().unwrap();
+        let place = place().await;
+        let router = Shop::new(place.database.clone(), None, cached).await.unwrap().router().unwrap();
         let verdicts = if cached == Cached::RoutesAndValues { ["MISS", "HIT"] } else { ["", ""] };
         for (path, verdict) in [("/products/7", verdicts[0]), ("/products/7", verdicts[1])] {
             let (x_cache, body) = shown(&router, path).await;
@@ -83,10 +103,18 @@ async fn what_is_done_is_seen_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_agree_and_go_on_without_redis() {
+    instances_agree(sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_agree_and_go_on_without_redis_on_postgresql() {
+    instances_agree(postgres().await).await;
+}
+
+async fn instances_agree(place: Place) {
     let mut redis = RedisServer::start();
-    let (database, _folder) = sqlite().await;
     let instance = async || {
-        let shop = Shop::new(database.clone(), Some(&redis.url()), Cached::default()).await.unwrap();
+        let shop = Shop::new(place.database.clone(), Some(&redis.url()), Cached::default()).await.unwrap();
         (shop.router().unwrap(), shop)
     };
     let ((one, first), (other, second)) = (instance().await, instance().await);

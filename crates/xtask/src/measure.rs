@@ -26,7 +26,7 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
          figures are that\nmachine's; compare ratios.\n",
     );
-    let tables: [(&str, &[&str]); 8] = [
+    let tables: [(&str, &[&str]); 9] = [
         ("larder-bench", &["hit"]),
         ("larder-allocations", &[]),
         ("larder-bench", &["redis"]),
@@ -35,6 +35,7 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         ("larder-stampede", &[]),
         ("larder-invalidation", &[]),
         ("larder-behind", &[]),
+        ("larder-shop", &[]),
     ];
     for (program, arguments) in tables {
         let table = output(root, program, arguments)?;
@@ -55,6 +56,8 @@ pub(crate) enum Only {
     Stampede,
     /// Writes behind, while processes and Redis are killed.
     Behind,
+    /// The shop under load: nothing cached, values, routes, and routes while Redis is killed.
+    Shop,
     /// What invalidation costs, how soon it is everywhere, and whether any answer is older than it may be.
     Invalidation,
 }
@@ -66,6 +69,7 @@ pub(crate) fn one(root: &Path, only: Only) -> Result<()> {
         Only::Stampede => "larder-stampede",
         Only::Behind => "larder-behind",
         Only::Invalidation => "larder-invalidation",
+        Only::Shop => "larder-shop",
     };
     print!("{}", output(root, program, &[])?);
     Ok(())
@@ -103,12 +107,18 @@ fn divided(page: &str) -> Option<(&str, &str, &str)> {
 }
 
 fn build(root: &Path) -> Result<()> {
-    let built = Command::new(cargo()).args(["build", "--release", "-p", "larder-bench"]).current_dir(root).status()?;
+    let built = Command::new(cargo())
+        .args(["build", "--release", "-p", "larder-bench", "-p", "shop"])
+        .current_dir(root)
+        .status()?;
     if built.success() { Ok(()) } else { Err("larder-bench was not built".into()) }
 }
 
 fn output(root: &Path, program: &str, arguments: &[&str]) -> Result<String> {
     let servers = servers::bring(root)?;
+    if program == "larder-shop" {
+        servers::bring_wrk()?;
+    }
     let output = Command::new(root.join("target/release").join(program))
         .args(arguments)
         .current_dir(root)

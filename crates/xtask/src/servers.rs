@@ -1,4 +1,4 @@
-//! The servers that the tests start: a packaged Redis and a recent Valkey, found or installed.
+//! The servers that the tests start: a packaged Redis, a recent Valkey and a PostgreSQL, found or installed.
 
 use std::{
     env, fs, io,
@@ -9,29 +9,32 @@ use std::{
 
 use crate::Result;
 
-/// Where the two servers' programs are.
+/// Where the servers' programs are.
 pub(crate) struct Servers {
     redis: PathBuf,
     valkey: PathBuf,
+    /// The folder of PostgreSQL's.
+    postgres: PathBuf,
 }
 
 impl Servers {
     /// The environment variables by which the tests find the servers.
-    pub(crate) fn variables(&self) -> [(&'static str, &Path); 2] {
-        [("REDIS_SERVER", &self.redis), ("VALKEY_SERVER", &self.valkey)]
+    pub(crate) fn variables(&self) -> [(&'static str, &Path); 3] {
+        [("REDIS_SERVER", &self.redis), ("VALKEY_SERVER", &self.valkey), ("POSTGRES_BIN", &self.postgres)]
     }
 }
 
-/// Finds both servers, and installs what is missing.
+/// Finds all servers, and installs what is missing.
 pub(crate) fn bring(root: &Path) -> Result<Servers> {
-    let servers = Servers { redis: redis()?, valkey: valkey(&root.join("target/servers"))? };
+    let servers = Servers { redis: redis()?, valkey: valkey(&root.join("target/servers"))?, postgres: postgres()? };
     for (variable, path) in servers.variables() {
-        eprintln!("    {variable}={}: {}", path.display(), version(path)?);
+        let program = if path.is_dir() { path.join("postgres") } else { path.to_owned() };
+        eprintln!("    {variable}={}: {}", path.display(), version(&program)?);
     }
     Ok(servers)
 }
 
-/// Brings both servers and prints lines that a shell can read to find them.
+/// Brings all servers and prints lines that a shell can read to find them.
 pub(crate) fn print(root: &Path) -> Result<()> {
     for (variable, path) in bring(root)?.variables() {
         println!("export {variable}='{}'", path.display());
@@ -53,6 +56,37 @@ fn redis() -> Result<PathBuf> {
             "redis-server was not found ({cause}). One of these is needed: \
              REDIS_SERVER set to its path; redis-server in a folder of PATH; \
              or a package manager that can install it (apt-get, apk, dnf or brew, as root or with sudo)"
+        )
+        .into()
+    })
+}
+
+/// The folder of PostgreSQL's programs, which Debian keeps off the PATH.
+fn postgres() -> Result<PathBuf> {
+    let is_whole =
+        |folder: &PathBuf| ["initdb", "pg_isready", "postgres"].iter().all(|name| folder.join(name).is_file());
+    if let Some(named) = env::var_os("POSTGRES_BIN").filter(|path| !path.is_empty()) {
+        let folder = std::path::absolute(named)?;
+        let problem =
+            format!("POSTGRES_BIN is {}: it must be the folder of initdb, pg_isready and postgres", folder.display());
+        return Some(folder).filter(is_whole).ok_or_else(|| problem.into());
+    }
+    let found = || {
+        let on_path = env::var_os("PATH").unwrap_or_default();
+        let kept =
+            |parent: &str| fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+        let kegs = ["/opt/homebrew/opt", "/usr/local/opt"].into_iter().flat_map(kept);
+        env::split_paths(&on_path).chain(kept("/usr/lib/postgresql")).chain(kegs).find(is_whole)
+    };
+    if let Some(folder) = found() {
+        return Ok(folder);
+    }
+    let installed = install(&Package::POSTGRES);
+    found().ok_or_else(|| {
+        let cause = installed.err().map_or_else(|| "the package brought no server".to_owned(), |error| error.to_string());
+        format!(
+            "PostgreSQL was not found ({cause}). One of these is needed: POSTGRES_BIN set to the folder of its programs; that \
+             folder in PATH; or a package manager that can install it (apt-get, apk, dnf or brew, as root or with sudo)"
         )
         .into()
     })
@@ -129,6 +163,15 @@ fn working_pip() -> Option<Command> {
     }
 }
 
+/// Finds the program that loads a server with requests, or installs it.
+pub(crate) fn bring_wrk() -> Result<()> {
+    if named("WRK")?.or_else(|| on_path("wrk")).is_some() {
+        return Ok(());
+    }
+    install(&Package::WRK)?;
+    on_path("wrk").map(drop).ok_or_else(|| "wrk was installed, but PATH does not hold it: set WRK to its path".into())
+}
+
 /// One thing to install, under the name that each package manager has for it.
 pub(crate) struct Package {
     apt: &'static str,
@@ -143,6 +186,9 @@ impl Package {
     pub(crate) const NGINX: Self = Self { apt: "nginx-light", apk: "nginx", dnf: "nginx", brew: "nginx" };
     pub(crate) const VARNISH: Self = Self { apt: "varnish", apk: "varnish", dnf: "varnish", brew: "varnish" };
     const REDIS: Self = Self { apt: "redis-server", apk: "redis", dnf: "redis", brew: "redis" };
+    const POSTGRES: Self =
+        Self { apt: "postgresql", apk: "postgresql", dnf: "postgresql-server", brew: "postgresql@17" };
+    pub(crate) const WRK: Self = Self { apt: "wrk", apk: "wrk", dnf: "wrk", brew: "wrk" };
     const PIP: Self = Self { apt: "python3-pip", apk: "py3-pip", dnf: "python3-pip", brew: "python3" };
 }
 
