@@ -32,8 +32,12 @@ fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");
     let done = match &arguments[..] {
         [] => runtime.block_on(measure()),
+        [part] if part == "races" => runtime.block_on(races()),
+        [part] if part == "coherence" => runtime.block_on(coherence()),
+        [part] if part == "tags" => runtime.block_on(tags()),
+        [part] if part == "pattern" => runtime.block_on(pattern()),
         [role, redis, way] if role == "instance" => runtime.block_on(serve(redis, way)),
-        _ => Err("usage: larder-invalidation; `cargo xtask bench invalidation` runs it".into()),
+        _ => Err("usage: larder-invalidation [races | coherence | tags | pattern]; `cargo xtask bench invalidation` runs it".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) uncacheable: Bounded<EntryKey, Instant>,
     pub(crate) variances: Variances,
     /// How values are kept where nothing is said.
-    pub(crate) values: OnceLock<Terms>,
+    pub(crate) values: OnceLock<Arc<Terms>>,
 }
 
 /// What is being fetched in this process.

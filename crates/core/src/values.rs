@@ -21,7 +21,7 @@ use fetch::{Absence, Finding, Quest, Whole, whole};
 use http::{HeaderMap, Request, Response, StatusCode};
 use larder_semantics::{
     Asked, Caching, Content, Entry, EntryId, EntryKey, Filling, Intake, Key, Part, Reason, Received, Selected,
-    StoredResponse, Timestamp, freshness::Arrival, policy::Early,
+    StoredResponse, freshness::Arrival, policy::Early,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -58,6 +58,10 @@ impl<T> Known<T> {
 }
 
 impl<T: DeserializeOwned> Known<T> {
+    fn of(response: &StoredResponse) -> Option<Self> {
+        Self::read(response.status, &response.headers, &response.body)
+    }
+
     /// Reads a stored value; nothing, if it cannot be read.
     fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         match status {
@@ -109,7 +113,7 @@ pub(crate) struct Terms {
     format: Format,
     compressed_from: usize,
     /// Those of the rules' route and tier.
-    metrics: Arc<OnceLock<Arc<RouteMetrics>>>,
+    metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
 /// One value of a cache: [`Cache::value`] makes it.
@@ -130,7 +134,7 @@ pub(crate) struct Terms {
 pub struct Value {
     cache: Cache,
     key: EntryKey,
-    terms: Terms,
+    terms: Arc<Terms>,
 }
 
 impl Cache {
@@ -138,7 +142,7 @@ impl Cache {
     ///
     /// What comes from a request belongs into [`Key::part`].
     pub fn value(&self, key: impl Into<Key>) -> Value {
-        let terms = self.shared.values.get_or_init(|| Terms::new(self)).clone();
+        let terms = self.shared.values.get_or_init(|| Arc::new(Terms::new(self))).clone();
         let key = EntryKey { namespace: self.shared.namespace.clone(), key: key.into(), part: Part::Value };
         Value { cache: self.clone(), key, terms }
     }
@@ -160,7 +164,7 @@ impl Terms {
     fn new(cache: &Cache) -> Self {
         let layer = CacheLayer::new(cache.clone()).route("value").status(StatusCode::NOT_FOUND, NEGATIVE);
         let (format, compressed_from) = (Format::default(), COMPRESSED_FROM);
-        Self { rules: layer.into_rules(), format, compressed_from, metrics: Arc::default() }
+        Self { rules: layer.into_rules(), format, compressed_from, metrics: OnceLock::new() }
     }
 }
 
@@ -228,7 +232,7 @@ impl Value {
     /// In which form it is written. Default [`Format::Json`].
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
-        self.terms.format = format;
+        Arc::make_mut(&mut self.terms).format = format;
         self
     }
 
@@ -236,13 +240,14 @@ impl Value {
     /// feature `lz4`.
     #[must_use]
     pub fn compressed_from(mut self, bytes: usize) -> Self {
-        self.terms.compressed_from = bytes;
+        Arc::make_mut(&mut self.terms).compressed_from = bytes;
         self
     }
 
     fn with(mut self, change: impl FnOnce(&mut Rules)) -> Self {
-        change(Arc::make_mut(&mut self.terms.rules));
-        self.terms.metrics = Arc::default();
+        let terms = Arc::make_mut(&mut self.terms);
+        change(Arc::make_mut(&mut terms.rules));
+        terms.metrics = OnceLock::new();
         self
     }
 }
@@ -252,14 +257,15 @@ impl Value {
     /// What is stored, if it is fresh. Whatever keeps a store from telling counts as [`Known::Missing`].
     pub async fn get<T: DeserializeOwned>(&self) -> Known<T> {
         let (known, reason) = match self.look().await {
-            Ok(Some((response, copied, now))) if response.is_fresh(now) => {
-                match Known::read(response.status, &response.headers, &response.body) {
+            Ok(Some((entry, copied))) => match response(&entry) {
+                Some(response) if response.is_fresh(self.cache.store().now()) => match Known::of(response) {
                     Some(Known::Absent) => (Known::Absent, Reason::Negative),
                     Some(known) => (known, copied.into()),
                     None => (Known::Missing, Reason::Decode),
-                }
-            }
-            Ok(Some(_)) => (Known::Missing, Reason::Expired),
+                },
+                Some(_) => (Known::Missing, Reason::Expired),
+                None => (Known::Missing, Reason::Decode),
+            },
             Ok(None) => (Known::Missing, Reason::Never),
             Err(error) => (Known::Missing, Reason::from(&error)),
         };
@@ -273,8 +279,9 @@ impl Value {
     ///
     /// When the store cannot tell.
     pub async fn peek<T: DeserializeOwned>(&self) -> Result<Option<Peeked<T>>, StoreError> {
-        let Some((response, _, now)) = self.look().await? else { return Ok(None) };
-        let (age, known) = (response.age(now), Known::read(response.status, &response.headers, &response.body));
+        let Some((entry, _)) = self.look().await? else { return Ok(None) };
+        let Some(response) = response(&entry) else { return Ok(None) };
+        let (age, known) = (response.age(self.cache.store().now()), Known::of(response));
         let left = response.lifetime.checked_sub(age).filter(|left| !left.is_zero());
         Ok(known.map(|known| Peeked { known, age, left }))
     }
@@ -432,11 +439,9 @@ impl Value {
         self.terms.metrics.get_or_init(|| self.cache.observer().route(route, tier))
     }
 
-    async fn look(&self) -> Result<Option<(StoredResponse, Copied, Timestamp)>, StoreError> {
-        let store = self.cache.store();
-        let found = store.get(&self.key).await?;
-        Ok(match found {
-            Found::Entry(entry, copied) => response(&entry).map(|response| (response.clone(), copied, store.now())),
+    async fn look(&self) -> Result<Option<(Arc<Entry>, Copied)>, StoreError> {
+        Ok(match self.cache.store().get(&self.key).await? {
+            Found::Entry(entry, copied) => Some((entry, copied)),
             Found::Absent | Found::Invalidated(_) | Found::Unreadable(_) => None,
         })
     }
@@ -448,7 +453,7 @@ impl Value {
         if !response.is_fresh(now) || early != Early::Never {
             return None;
         }
-        let known = Known::read(response.status, &response.headers, &response.body)?;
+        let known = Known::of(response)?;
         self.metrics().request(if matches!(known, Known::Absent) { Reason::Negative } else { Reason::Near });
         Some(known)
     }
@@ -463,7 +468,7 @@ impl Value {
     {
         let mut terms = self.terms.clone();
         if let Some(limit) = &limit {
-            Arc::make_mut(&mut terms.rules).policy.hard_timeout = Some(limit.time);
+            Arc::make_mut(&mut Arc::make_mut(&mut terms).rules).policy.hard_timeout = Some(limit.time);
         }
         let quest = Quest::new(find, absence);
         let metrics = OnceLock::from(self.metrics().clone());
@@ -534,7 +539,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
     /// One of them, for what is not offered here.
     pub fn value(&self, id: impl fmt::Display) -> Value {
         let Value { cache, key: EntryKey { namespace, key, .. }, terms } = &self.model;
-        let key = key.clone().part(id.to_string());
+        let key = key.with_part(id);
         let key = EntryKey { namespace: namespace.clone(), key, part: Part::Value };
         Value { cache: cache.clone(), key, terms: terms.clone() }
     }

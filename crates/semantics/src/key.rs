@@ -41,6 +41,17 @@ impl Key {
         Self(shorten(key))
     }
 
+    /// The same with a part added, which is written as it shows itself: a number, an id.
+    #[must_use]
+    pub fn with_part(&self, part: impl fmt::Display) -> Self {
+        let mut key = String::with_capacity(self.0.len() + 24);
+        key.push_str(&self.0);
+        key.push(':');
+        // Writing to a String cannot fail, so this does if showing the part does; then it ends where that ended.
+        let _ = write!(Encoded(&mut key), "{part}");
+        Self(shorten(key))
+    }
+
     /// The default key of a request: `route:METHOD:authority:path?query`, HEAD counting as GET.
     ///
     /// The authority is that of the target when it has one, else `Host` (RFC 9112 section 3.3), in lower case.
@@ -462,6 +473,16 @@ fn push_part(key: &mut String, part: &str) {
     }
 }
 
+/// Percent-encodes what is written to it.
+struct Encoded<'k>(&'k mut String);
+
+impl Write for Encoded<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        push_part(self.0, part);
+        Ok(())
+    }
+}
+
 /// Whether all bytes of `part` are among `these`. Nearly always they are, so there is no way out before the end: every
 /// request pays for this.
 fn are_all(these: &[bool; 256], part: &str) -> bool {
@@ -563,6 +584,15 @@ mod tests {
         }
         let (head, ()) = request.body(()).expect("a request").into_parts();
         Key::of_request(&head).expect("a key").as_str().to_owned()
+    }
+
+    #[test]
+    fn a_part_that_is_shown_is_the_part_of_its_text() {
+        let key = Key::new("user");
+        for part in ["", "7", "a:b", "{é}%", &"x".repeat(600)] {
+            assert_eq!(key.with_part(part), key.clone().part(part), "{part}");
+        }
+        assert_eq!(key.with_part(format_args!("{}:{}", 1, 2)), key.part("1:2"));
     }
 
     #[test]

@@ -88,12 +88,12 @@ impl<F, T: DeserializeOwned> Quest<F, T> {
 /// The origin of one caller's value.
 pub(super) struct Finding<F, T, Fut> {
     quest: Arc<Quest<F, T>>,
-    terms: Terms,
+    terms: Arc<Terms>,
     future: PhantomData<fn() -> Fut>,
 }
 
 impl<F, T, Fut> Finding<F, T, Fut> {
-    pub(super) fn new(quest: Arc<Quest<F, T>>, terms: Terms) -> Self {
+    pub(super) fn new(quest: Arc<Quest<F, T>>, terms: Arc<Terms>) -> Self {
         Self { quest, terms, future: PhantomData }
     }
 }
