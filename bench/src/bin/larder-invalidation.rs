@@ -37,7 +37,10 @@ fn main() -> ExitCode {
         [part] if part == "tags" => runtime.block_on(tags()),
         [part] if part == "pattern" => runtime.block_on(pattern()),
         [role, redis, way] if role == "instance" => runtime.block_on(serve(redis, way)),
-        _ => Err("usage: larder-invalidation [races | coherence | tags | pattern]; `cargo xtask bench invalidation` runs it".into()),
+        _ => Err(
+            "usage: larder-invalidation [races | coherence | tags | pattern]; `cargo xtask bench invalidation` runs it"
+                .into(),
+        ),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
