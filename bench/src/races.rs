@@ -2,7 +2,7 @@
 
 use crate::{
     flawed::Flawed,
-    pages::{Pages, database},
+    pages::{Answer, Pages, database},
     process::Outcome,
 };
 use bytes::Bytes;
@@ -51,6 +51,9 @@ impl Way {
         Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, way)| *way)
     }
 }
+
+/// How `Cache-Status` tells that an answer came from a fetch of this process that was on its way, or had just come.
+const SHARED: [&str; 2] = ["collapsed", "near"];
 
 /// How many pages there are.
 pub const PAGES: usize = 16;
@@ -104,15 +107,15 @@ impl Instance {
         Ok(least.unwrap_or_default())
     }
 
-    /// The version of a page that a client is answered with.
+    /// What a client is answered with that asks for a page.
     ///
     /// # Errors
     ///
     /// When Redis is not reached.
-    pub async fn read(&self, page: usize) -> Outcome<u64> {
+    pub async fn read(&self, page: usize) -> Outcome<Answer> {
         match self.way {
-            Way::Larder | Way::Near | Way::Unchecked => Ok(self.pages.read(page).await?.version),
-            Way::Plain | Way::Lock => self.plain(page).await,
+            Way::Larder | Way::Near | Way::Unchecked => self.pages.read(page).await,
+            Way::Plain | Way::Lock => Ok(Answer { version: self.plain(page).await?, detail: "" }),
         }
     }
 
@@ -141,17 +144,18 @@ impl Instance {
         Ok(version)
     }
 
-    /// Reads so often, from so many tasks; how many answers were older than they may be `bound` after they were invalidated.
+    /// Reads so often, from so many tasks; how many answers were older than they may be `bound` after they were invalidated, and
+    /// how many of those were shared with a fetch that had begun before.
     ///
     /// # Errors
     ///
     /// When a read fails.
-    pub async fn readers(&self, tasks: usize, reads: usize, bound: Duration) -> Outcome<u64> {
+    pub async fn readers(&self, tasks: usize, reads: usize, bound: Duration) -> Outcome<(u64, u64)> {
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..tasks {
             let instance = self.clone();
             running.spawn(async move {
-                let (mut stale, mut known) = (0, HashMap::<usize, (u64, Instant)>::new());
+                let (mut stale, mut shared, mut known) = (0, 0, HashMap::<usize, (u64, Instant)>::new());
                 for _ in 0..reads / tasks {
                     let page = fastrand::usize(..PAGES);
                     let least = instance.least(page).await?;
@@ -162,16 +166,19 @@ impl Instance {
                     if least > old {
                         known.insert(page, (least, Instant::now()));
                     }
-                    stale += u64::from(instance.read(page).await? < due);
+                    let Answer { version, detail } = instance.read(page).await?;
+                    stale += u64::from(version < due);
+                    shared += u64::from(version < due && SHARED.contains(&detail));
                 }
-                Outcome::Ok(stale)
+                Outcome::Ok((stale, shared))
             });
         }
-        let mut stale = 0;
+        let mut sum = (0, 0);
         while let Some(done) = running.join_next().await {
-            stale += done??;
+            let (stale, shared) = done??;
+            sum = (sum.0 + stale, sum.1 + shared);
         }
-        Ok(stale)
+        Ok(sum)
     }
 }
 

@@ -1,0 +1,132 @@
+//! What the client gets of what is stored, and what it is told of how that came.
+
+use super::{Grant, Visit};
+use crate::{
+    body::CacheBody,
+    fill::{self},
+    nested::Decided,
+    share::Following,
+};
+use bytes::Bytes;
+use http::{Extensions, Response, StatusCode};
+use http_body::Body;
+use larder_semantics::{
+    EntryKey, Hit, Outcome, Reason, Timestamp,
+    exchange::{Answer, Throttled},
+    signature::Signature,
+};
+
+impl<'f> Visit<'f> {
+    /// The answer from a stored response.
+    pub(super) fn answer<B>(self, hit: Hit, key: &EntryKey, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let ttl = hit.ttl(now);
+        let outcome = match hit.staleness() {
+            None if reason == Reason::Collapsed => Outcome::Collapsed { ttl },
+            None if hit.is_negative() => Outcome::Hit { reason: Reason::Negative, ttl },
+            stale => Outcome::Hit { reason: stale.unwrap_or(reason), ttl },
+        };
+        self.respond(hit, Some(key), outcome, now)
+    }
+
+    /// The answer from a response that another request is fetching.
+    pub(super) fn share<B>(
+        self,
+        hit: Hit,
+        key: &EntryKey,
+        following: Following,
+        now: Timestamp,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let outcome = Outcome::Collapsed { ttl: hit.ttl(now) };
+        let Answer { status, headers, is_whole, .. } = hit.answer(self.sign(outcome, Some(key)), now);
+        let body = if is_whole { CacheBody::following(following) } else { CacheBody::stored(Bytes::new()) };
+        let mut response = Response::new(body);
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        self.mark(response.extensions_mut());
+        response
+    }
+
+    /// The answer from a stored response, as the origin has failed.
+    pub(super) fn failed<B>(
+        self,
+        hit: Hit,
+        status: Option<u16>,
+        throttled: Throttled,
+        grant: Option<Box<Grant>>,
+        key: Option<&EntryKey>,
+        now: Timestamp,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        if let Some(grant) = grant {
+            fill::throttle(self.front.cache.clone(), throttled, *grant);
+        }
+        let outcome = Outcome::Failed { reason: Reason::ErrorStale, status, ttl: hit.ttl(now) };
+        self.respond(hit, key, outcome, now)
+    }
+
+    /// The answer from a stored response, as the origin takes too long.
+    pub(super) fn late<B>(self, hit: Hit, reason: Reason, key: Option<&EntryKey>) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let now = self.front.cache.store().now();
+        let outcome = Outcome::Failed { reason, status: None, ttl: hit.ttl(now) };
+        self.respond(hit, key, outcome, now)
+    }
+
+    pub(super) fn respond<B>(
+        self,
+        hit: Hit,
+        key: Option<&EntryKey>,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let Answer { status, headers, body, .. } = hit.answer(self.sign(outcome, key), now);
+        let mut response = Response::new(CacheBody::stored(body));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        self.mark(response.extensions_mut());
+        response
+    }
+
+    /// 504: for a client that accepts stored responses only (RFC 9111 section 5.2.1.7), or as the origin takes too long.
+    pub(super) fn shed<B>(self, reason: Reason, key: Option<&EntryKey>) -> Response<CacheBody<B>>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
+        let mut response = Response::new(CacheBody::stored(Bytes::new()));
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        self.sign(Outcome::Shed { reason }, key).write(response.headers_mut(), None);
+        self.mark(response.extensions_mut());
+        response
+    }
+
+    /// Counts the outcome, and makes of it what the response tells.
+    pub(super) fn sign<'k>(self, outcome: Outcome, key: Option<&'k EntryKey>) -> Signature<'k>
+    where
+        'f: 'k,
+    {
+        if !self.marks.is_background {
+            self.metrics.request(outcome.reason());
+        }
+        let key = key.filter(|_| self.marks.shows_key).map(|key| &key.key);
+        let tells = self.front.rules.headers.tells(key);
+        Signature { identifier: self.front.cache.identifier(), outcome, tells }
+    }
+
+    /// Tells a layer of the same cache around this one that everything is decided.
+    pub(super) fn mark(self, extensions: &mut Extensions) {
+        if self.marks.is_nested {
+            extensions.insert(Decided(self.front.cache.clone()));
+        }
+    }
+}
