@@ -139,9 +139,10 @@ async fn races() -> Outcome<()> {
         }
     }
     println!(
-        "\nToo old is an answer with a version whose successor's purge had returned before the request began. Shared are those \
-         that came\nfrom a fetch which another process than the one that purged had begun before, and had not heard by then: \
-         for 2 s at most, which is\nthe bound that is promised. With its tickets not\nchecked, larder stores what was fetched whatever was purged meanwhile; everything else is the same."
+        "\nToo old is an answer with a version whose successor's purge had returned before the request began. Shared are \
+         those that\ncame from a fetch which another process than the one that purged had begun before, and which had not heard \
+         of the purge by\nthen: that is promised for 2 s at most. With its tickets not checked, larder stores what was fetched \
+         whatever was purged\nmeanwhile; everything else is the same."
     );
     Ok(())
 }
