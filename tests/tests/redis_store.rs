@@ -69,6 +69,22 @@ async fn it_behaves_for_a_user_who_may_do_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_long_body_is_compressed_and_read_by_all() {
+    let server = RedisServer::start();
+    let config = RedisConfig::url(&server.url()).expect("a URL").compress_from(4096);
+    let (one, other) = (RedisStore::connect(config).await.expect("a store"), connect(&server.url()).await);
+    for (lines, longest) in [(10, 500), (4_000, 2_000), (100_000, 20_000)] {
+        let (key, text) = (key(&format!("text-{lines}")), "a line of text\n".repeat(lines));
+        put(&one, &key, text.clone()).await;
+        let stored: usize = server.cli(&["STRLEN", &key.name()]).parse().expect("a number");
+        assert!(stored < longest, "{stored} bytes of {}", text.len());
+        for store in [&one, &other] {
+            assert_eq!(body(store, &key).await, Ok(Some(Bytes::from(text.clone()))));
+        }
+    }
+}
+
+#[tokio::test]
 async fn it_speaks_resp3() {
     let server = RedisServer::start();
     let _store = connect(&server.url()).await;

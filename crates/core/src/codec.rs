@@ -1,18 +1,18 @@
 //! Entries as bytes, for stores outside the process.
 //!
 //! ```text
-//! 0   magic "LRDR"       4  wire version    5  kind: 1 response, 2 variants
+//! 0   magic "LRDR"       4  wire version    5  kind: 1 response, 2 variants, 3 response whose body is compressed
 //! 6   status             8  id, 16 bytes    24 since when it is stale whatever its lifetime, or zero
 //! 32  the full name the entry was stored under, length first
 //! ..  times, origin cost, born clock, generation, tags, headers, each text with its length first
-//! ..  length of the body, and the body: the tail of the same bytes, never copied
+//! ..  length of the body as it is stored, and the body: the tail of the same bytes, not copied unless it is compressed
 //! ```
 //!
 //! Integers are little-endian. Whatever does not read exactly to its end is [`Unreadable`], and so a miss.
 
-use crate::store::Unreadable;
+use crate::{lz4, store::Unreadable};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_semantics::{
     Content, Entry, EntryId, StoredResponse, Timestamp, Variants,
     stored::{Basis, Delivery, StaleUse, Throttle},
@@ -34,14 +34,35 @@ const DELIVERY_FIELDS: usize = 4;
 
 const RESPONSE: u8 = 1;
 const VARIANTS: u8 = 2;
+const COMPRESSED: u8 = 3;
 
 /// Renders `entry` as it is stored under `name`.
 pub fn encode(entry: &Entry, name: &str) -> Bytes {
-    let (kind, status, body) = match &entry.content {
-        Content::Response(response) => (RESPONSE, response.status.as_u16(), response.body.len()),
-        Content::Variants(_) => (VARIANTS, 0, 0),
+    match &entry.content {
+        Content::Response(response) => put_entry(entry, name, RESPONSE, &response.body),
+        Content::Variants(_) => put_entry(entry, name, VARIANTS, &[]),
+    }
+}
+
+/// The same, with a body of so many bytes or more compressed, if that makes it shorter by an eighth and it has no content coding
+/// already. Only with the feature `lz4`, which whoever reads it needs too: to others it is a miss.
+pub fn encode_compressed(entry: &Entry, name: &str, from: usize) -> Bytes {
+    if let Content::Response(response) = &entry.content
+        && !response.headers.contains_key(header::CONTENT_ENCODING)
+        && let Some(shorter) = lz4::compressed(&response.body, from)
+        && shorter.len() <= response.body.len() / 8 * 7
+    {
+        return put_entry(entry, name, COMPRESSED, &shorter);
+    }
+    encode(entry, name)
+}
+
+fn put_entry(entry: &Entry, name: &str, kind: u8, body: &[u8]) -> Bytes {
+    let status = match &entry.content {
+        Content::Response(response) => response.status.as_u16(),
+        Content::Variants(_) => 0,
     };
-    let mut bytes = BytesMut::with_capacity(256 + name.len() + body);
+    let mut bytes = BytesMut::with_capacity(256 + name.len() + body.len());
     bytes.put_slice(&MAGIC);
     bytes.put_u8(WIRE_VERSION);
     bytes.put_u8(kind);
@@ -53,7 +74,7 @@ pub fn encode(entry: &Entry, name: &str) -> Bytes {
     });
     put_text(&mut bytes, name.as_bytes());
     match &entry.content {
-        Content::Response(response) => put_response(&mut bytes, response),
+        Content::Response(response) => put_response(&mut bytes, response, body),
         Content::Variants(Variants { fields, known, .. }) => {
             put_count(&mut bytes, fields.len());
             fields.iter().for_each(|field| put_text(&mut bytes, field.as_str().as_bytes()));
@@ -69,7 +90,7 @@ pub fn encode(entry: &Entry, name: &str) -> Bytes {
     bytes.freeze()
 }
 
-fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
+fn put_response(bytes: &mut BytesMut, response: &StoredResponse, body: &[u8]) {
     bytes.put_u64_le(response.received_at.as_millis());
     put_millis(bytes, response.initial_age);
     put_millis(bytes, response.lifetime);
@@ -96,8 +117,8 @@ fn put_response(bytes: &mut BytesMut, response: &StoredResponse) {
         put_text(bytes, name.as_str().as_bytes());
         put_text(bytes, value.as_bytes());
     }
-    bytes.put_u64_le(response.body.len() as u64);
-    bytes.put_slice(&response.body);
+    bytes.put_u64_le(body.len() as u64);
+    bytes.put_slice(body);
 }
 
 /// The times for which a stale response may be used, in the order in which they are stored.
@@ -140,6 +161,11 @@ pub fn decode(bytes: Bytes, name: &str) -> Result<Entry, Unreadable> {
     }
     let content = match kind {
         RESPONSE => Content::Response(reader.response(status)?),
+        COMPRESSED => {
+            let stored = reader.response(status)?;
+            let body = lz4::decompressed(&stored.body).ok_or(Unreadable::Corrupt)?.into();
+            Content::Response(StoredResponse { body, ..stored })
+        }
         VARIANTS => Content::Variants(reader.variants()?),
         _ => return Err(Unreadable::Corrupt),
     };
@@ -324,6 +350,32 @@ mod tests {
             let bytes = encode(&entry, "n:v1:{k}");
             assert_eq!(bytes[ID_RANGE], entry.id.0);
             assert_eq!(decode(bytes, "n:v1:{k}"), Ok(entry));
+        }
+    }
+
+    #[cfg(feature = "lz4")]
+    #[test]
+    fn a_body_is_compressed_where_that_is_worth_it() {
+        let of = |body: &'static [u8]| response(body);
+        let long = of(&[b'x'; 5000]);
+        let bytes = encode_compressed(&long, "k", 4096);
+        assert!(bytes.len() < 500, "{}", bytes.len());
+        assert_eq!(decode(bytes.clone(), "k"), Ok(long.clone()));
+        assert_eq!(encode_compressed(&long, "k", 5001), encode(&long, "k"), "it is shorter than that");
+        let mut coded = long;
+        if let Content::Response(response) = &mut coded.content {
+            response.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
+        }
+        assert_eq!(encode_compressed(&coded, "k", 1), encode(&coded, "k"), "it is coded already");
+        let random: &'static [u8] = Vec::leak((0..5000).map(|_| fastrand::u8(..)).collect());
+        assert_eq!(encode_compressed(&of(random), "k", 1), encode(&of(random), "k"), "it does not get shorter");
+        assert_eq!(encode_compressed(&rule(), "k", 1), encode(&rule(), "k"));
+        // The length of what comes out stands before the block.
+        let length = bytes.len() - lz4::compressed(&[b'x'; 5000], 1).expect("it is shorter").len();
+        for claimed in [4999_u32, 5001, u32::MAX] {
+            let mut damaged = bytes.to_vec();
+            damaged[length..length + 4].copy_from_slice(&claimed.to_le_bytes());
+            assert_eq!(decode(damaged.into(), "k"), Err(Unreadable::Corrupt), "{claimed}");
         }
     }
 

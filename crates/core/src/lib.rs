@@ -15,6 +15,7 @@ mod guard;
 pub mod headers;
 mod layer;
 mod lease;
+mod lz4;
 mod memory;
 mod nested;
 mod observe;

@@ -120,6 +120,7 @@ impl RedisStore {
             decoded: Decoded::default(),
             measures,
             scan_rate: config.scan_rate,
+            compress_from: config.compress_from,
             reads: Semaphore::new(config.in_flight),
             others: Arc::new(Semaphore::new(config.in_flight)),
             fill_bytes: Arc::new(Semaphore::new(config.fill_bytes)),

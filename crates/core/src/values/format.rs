@@ -1,5 +1,6 @@
 //! How a value is written: as the response that would carry it, so that every store, tool and process reads it alike.
 
+use crate::lz4::{compressed, decompressed};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,7 +36,7 @@ impl Format {
         }
     }
 
-    /// Writes a value; what is longer than `limit` bytes is compressed, if that makes it shorter. The headers tell both.
+    /// Writes a value; what is of `limit` bytes or more is compressed, if that makes it shorter. The headers tell both.
     pub(super) fn write<T: Serialize>(self, value: &T, limit: usize) -> Result<(HeaderMap, Bytes), String> {
         let written = match self {
             Self::Json => serde_json::to_vec(value).map_err(|error| error.to_string())?,
@@ -73,38 +74,6 @@ impl Format {
 
 /// The content coding of what is compressed: a block of LZ4 after its length.
 const LZ4: &str = "lz4";
-
-#[cfg(feature = "lz4")]
-fn compressed(written: &[u8], limit: usize) -> Option<Vec<u8>> {
-    if written.len() <= limit {
-        return None;
-    }
-    Some(lz4_flex::compress_prepend_size(written)).filter(|shorter| shorter.len() < written.len())
-}
-
-#[cfg(not(feature = "lz4"))]
-fn compressed(_: &[u8], _: usize) -> Option<Vec<u8>> {
-    None
-}
-
-/// A block of LZ4 expands to no more than this many times its length: one that claims more is damaged, and nothing is set
-/// aside for it.
-#[cfg(feature = "lz4")]
-const MOST_EXPANDED: usize = 256;
-
-#[cfg(feature = "lz4")]
-fn decompressed(body: &[u8]) -> Option<Vec<u8>> {
-    let (length, block) = lz4_flex::block::uncompressed_size(body).ok()?;
-    if length > block.len().saturating_mul(MOST_EXPANDED) {
-        return None;
-    }
-    lz4_flex::decompress(block, length).ok()
-}
-
-#[cfg(not(feature = "lz4"))]
-fn decompressed(_: &[u8]) -> Option<Vec<u8>> {
-    None
-}
 
 #[cfg(test)]
 mod tests {

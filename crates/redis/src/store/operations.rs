@@ -51,6 +51,7 @@ pub(super) struct Core {
     pub(super) defers: bool,
     pub(super) measures: Arc<Measures>,
     pub(super) scan_rate: u32,
+    pub(super) compress_from: usize,
     pub(super) reads: Semaphore,
     /// Apart from the reads: were they to take all there is, nobody could claim what they all miss.
     pub(super) others: Arc<Semaphore>,
@@ -231,7 +232,7 @@ impl Core {
         let (place, name) = (Place::of_ticket(ticket), filling.key.name());
         let life = filling.stored_for.clamp(Duration::from_millis(1), LONGEST);
         let life = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        let mut entry = codec::encode(&filling.response, &name);
+        let mut entry = codec::encode_compressed(&filling.response, &name, self.compress_from);
         if entry.len() > LARGEST_WHOLE {
             let manifest = Manifest::of(filling.response.id, &entry);
             Box::pin(self.cut(&name, &manifest, &entry, life.saturating_add(CHUNKS_OUTLIVE))).await?;
