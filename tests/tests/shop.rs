@@ -94,10 +94,29 @@ async fn what_is_done_is_seen(place: impl AsyncFn() -> Place) {
         assert_eq!(ask(&router, "POST", "/products/7/orders", many).await.0, StatusCode::CONFLICT);
         assert!(shown(&router, "/products/7").await.1.contains(r#""stock":7"#));
         assert_eq!(ask(&router, "GET", "/products/9999", "").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(ask(&router, "POST", "/products/9999/orders", order).await.0, StatusCode::NOT_FOUND);
         for seen in ["1", "2"] {
             assert_eq!(ask(&router, "POST", "/products/7/views", "").await.2, seen);
         }
         assert_eq!(shown(&router, "/products/7/views").await.1, "2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_sold_than_there_is() {
+    for place in [sqlite().await, postgres().await] {
+        let router = Shop::new(place.database.clone(), None, Cached::default()).await.unwrap().router().unwrap();
+        let mut orders = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let router = router.clone();
+            let order = format!(r#"{{"id":"order {number}","amount":1}}"#);
+            orders.spawn(async move { ask(&router, "POST", "/products/7/orders", &order).await.0 });
+        }
+        let outcomes = orders.join_all().await;
+        let placed = outcomes.iter().filter(|status| **status == StatusCode::CREATED).count();
+        let refused = outcomes.iter().filter(|status| **status == StatusCode::CONFLICT).count();
+        assert_eq!((placed, refused), (10, 10), "{outcomes:?}");
+        assert!(shown(&router, "/products/7").await.1.contains(r#""stock":0"#));
     }
 }
 

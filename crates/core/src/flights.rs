@@ -197,9 +197,14 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
         self.flight.turn_all(&State::Brought(brought));
     }
 
-    /// Begins anew: whoever follows may wait as long again.
-    pub(crate) fn begin_anew(&self) {
-        self.flight.begun.fetch_add(1, Ordering::Relaxed);
+    /// Begins anew: whoever follows may wait as long again. Not if one of them has taken over: then it is that one's turn.
+    pub(crate) fn begin_anew(&self) -> bool {
+        let course = self.flight.course();
+        let is_led = course.successor.is_none();
+        if is_led {
+            self.flight.begun.fetch_add(1, Ordering::Relaxed);
+        }
+        is_led
     }
 
     /// Lets the followers go with nothing.
@@ -314,6 +319,15 @@ mod tests {
         let waiting = follow(&flights);
         leader.release(Release::GoAlone);
         assert!(matches!(waiting.await, Waited::Released(Release::GoAlone)));
+    }
+
+    #[tokio::test]
+    async fn who_was_taken_over_from_does_not_begin_anew() {
+        let flights = Arc::new(Test::new());
+        let (first, in_vain) = (lead(&flights), follow(&flights));
+        assert!(first.begin_anew(), "nobody has taken over yet");
+        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain) else { panic!("nobody else leads") };
+        assert!(!first.begin_anew() && second.begin_anew(), "one of them goes, and not both");
     }
 
     #[tokio::test]

@@ -36,6 +36,10 @@ async fn place(State(shop): State<Shop>, Path(id): Path<i64>, Json(order): Json<
 impl Database {
     async fn place(&self, product: i64, order: &Order) -> Result<(), Refused> {
         let mut transaction = self.pool.begin().await?;
+        let known = sqlx::query("SELECT id FROM product WHERE id = $1").bind(product);
+        if known.fetch_optional(&mut *transaction).await?.is_none() {
+            return Err(Refused::Unknown);
+        }
         let placed = sqlx::query("INSERT INTO orders (id, product, amount) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
             .bind(&order.id)
             .bind(product)

@@ -165,8 +165,11 @@ impl Visit<'_> {
             };
             lead = flight;
             if patience.is_zero() {
-                // Whoever waits here waits for this request from now on.
-                lead.begin_anew();
+                // Whoever waits here waits for this request from now on, unless it was late itself.
+                if !lead.begin_anew() {
+                    *patience = settings.lock_wait;
+                    return Joining::Again;
+                }
                 let grant = Box::new(Grant { lead: Some(lead), ..*claimed });
                 return Joining::Leads(grant, Some(Reason::LockTimeout));
             }
