@@ -33,7 +33,6 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("`cache.value(…).get_or_fetch`", Box::new(value())),
         ("moka `try_get_with`, decode", Box::new(moka())),
         ("moka `try_get_with`, clone", Box::new(cloned())),
-        ("cachet `try_get_or_insert`, decode", Box::new(cachet())),
     ]
 }
 
@@ -91,21 +90,6 @@ fn cloned() -> impl FnMut() {
         runtime.block_on(async {
             for _ in 0..CALLS {
                 black_box(stored.try_get_with_by_ref("user:7", fetch()).await.expect("a user"));
-            }
-        });
-    }
-}
-
-fn cachet() -> impl FnMut() {
-    let runtime = Runtime::new().expect("a runtime");
-    let clock = runtime.block_on(async { tick::Clock::new_tokio() });
-    let stored: cachet::Cache<String, Bytes> = cachet::Cache::builder(clock).memory().stampede_protection().build();
-    let fetch = async || Ok::<_, Infallible>(Bytes::from(serde_json::to_vec(&user()).expect("JSON")));
-    move || {
-        runtime.block_on(async {
-            for _ in 0..CALLS {
-                let bytes = stored.try_get_or_insert("user:7", fetch).await.expect("a user");
-                black_box(serde_json::from_slice::<User>(bytes.value()).expect("a user"));
             }
         });
     }

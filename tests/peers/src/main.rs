@@ -6,6 +6,7 @@ mod larder_subject;
 #[path = "../../tests/peers/rows.rs"]
 mod rows;
 mod subjects;
+mod values;
 
 use std::{
     future::Future,
@@ -35,7 +36,7 @@ fn main() -> io::Result<()> {
     let bare = cost::bare(&runtime()?);
     let asks = format!("a hit of 1 KiB / 64 KiB; the bare router: {bare}");
     lines.push(line("P1", &asks, peers.iter().map(|peer| cell(in_time(peer, cost::hits)))));
-    writeln!(io::stdout(), "{ABOUT}\n\n{}", lines.join("\n"))
+    writeln!(io::stdout(), "{ABOUT}\n\n{}\n\n{VALUES}\n\n{}", lines.join("\n"), values::table()?)
 }
 
 const ABOUT: &str = "\
@@ -46,6 +47,12 @@ other caches for tower from the registry. Each is set up as its documentation sa
 but for R2 and R3. What is wrong is bold. Times are of the machine that ran it, and times in P1 are rough. For larder
 every row but P1 is a test, in `tests/tests/peers.rs`.";
 
+const VALUES: &str = "\
+## Values
+
+Beside them, crates that keep values. Each is set up so that one fetches for all who ask, but for quick_cache, which is what
+any of them must do at least.";
+
 /// One line of the table.
 struct Row {
     name: &'static str,
@@ -55,7 +62,7 @@ struct Row {
 
 type Ask = fn(&dyn Subject) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>>;
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 25] = [
     Row {
         name: "T1",
         asks: "the second GET is a hit; the headers that tell",
