@@ -548,7 +548,7 @@ async fn outage(
     mends: impl FnOnce(&mut RedisServer),
 ) -> Outcome {
     const TAKES: Duration = Duration::from_millis(20);
-    let mut redis = block_in_place(RedisServer::start);
+    let mut redis = block_in_place(|| RedisServer::builder().open().start());
     let origin = Origin::slow(TAKES, "max-age=1");
     let Some(service) = subject.on_redis(origin.inner(), &redis.url()).await else {
         return Ok("no Redis".to_owned());
