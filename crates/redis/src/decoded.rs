@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use larder::{
     codec::{self, ID_RANGE},
-    semantics::Entry,
+    semantics::{Content, Entry},
     store::Unreadable,
 };
 use std::sync::{Arc, Mutex, TryLockError};
@@ -59,6 +59,12 @@ impl Decoded {
                 // A copy, as a slice would keep all that was read from the connection at the same time.
                 let bytes = Bytes::copy_from_slice(&bytes);
                 let entry = Arc::new(codec::decode(bytes.clone(), name)?);
+                // What was compressed may be many times as long.
+                if let Content::Response(response) = &entry.content
+                    && response.body.len() > LARGEST
+                {
+                    return Ok(entry);
+                }
                 *slot = Slot::Held { name: name.into(), bytes, entry: entry.clone() };
                 Ok(entry)
             }
@@ -73,7 +79,7 @@ impl Decoded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder::semantics::{Content, EntryId, Variants};
+    use larder::semantics::{EntryId, Variants};
 
     fn stored(name: &str, id: u8) -> Bytes {
         codec::encode(&Entry { id: EntryId([id; 16]), content: Content::Variants(Variants::default()) }, name)
