@@ -404,6 +404,37 @@ async fn what_is_in_the_file_outlives_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_replicas_have_outlives_the_primary() {
+    let mut primary = RedisServer::builder().arg("--repl-diskless-sync-delay", "0").start();
+    let replica = RedisServer::builder().arg("--replicaof", &format!("127.0.0.1 {}", primary.port())).start();
+    until("the replica follows", async || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"))
+        .await;
+    let one = behind(&primary.url(), settings().durability(Durability::Replicas(1))).await;
+    let mut writing = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let one = one.clone();
+        writing.spawn(async move { one.put(&key(number), "kept").await });
+    }
+    assert!(writing.join_all().await.iter().all(Result::is_ok), "they wait for the replica together");
+    let both = behind(&primary.url(), settings().durability(Durability::Replicas(2))).await;
+    assert!(both.put(&key(0), "unsure").await.is_err(), "there is one replica only");
+    primary.kill();
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    let (other, table) = (behind(&replica.url(), settings()).await, Table::default());
+    other.apply_with(Applies::to(&table));
+    drained(&other).await;
+    assert!((1..200).all(|number| table.row(&key(number)).as_deref() == Some("kept")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_replica_is_nothing_to_wait_for() {
+    let store = RedisStore::connect(RedisServer::start().url().as_str()).await.expect("a store");
+    let none = settings().durability(Durability::Replicas(0));
+    let error = store.write_behind(&Namespace::new("behind", 1).expect("a namespace"), "views", none);
+    assert!(error.is_err_and(|error| error.to_string().contains("Replicas(0)")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_loaded_is_never_older_than_what_was_written() {
     let server = RedisServer::start();
     let (behind, table) = (behind(&server.url(), settings()).await, Table::default());

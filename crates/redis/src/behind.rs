@@ -1,7 +1,7 @@
 //! Write-behind: writes that are accepted by Redis now, and applied to a database later, in order.
 
 mod applier;
-mod file;
+mod durable;
 mod settings;
 mod shard;
 mod sink;
@@ -12,7 +12,7 @@ pub use sink::{Failed, Sink, Write};
 use crate::{RedisStore, client::Patience, config::ConfigError, fault::Fault, slot::slot};
 use applier::Applier;
 use bytes::Bytes;
-use file::File;
+use durable::Durable;
 use larder::{
     semantics::{Key, Namespace},
     store::StoreError,
@@ -48,9 +48,9 @@ const MOST_LISTED: u32 = 1000;
 ///
 /// What can still be lost is what Redis itself loses. In memory only ([`Durability::Memory`]), that is whatever it had not yet
 /// written to its file when it died: about a second with `appendfsync everysec`, everything without a file. With
-/// [`Durability::Aof`] it is nothing, as long as the disk lives. A failover loses what had not reached the replica, whatever the
-/// setting. And a write that was answered with an error, or not at all, may have been accepted all the same. A server that may
-/// evict anything (`allkeys-…`) is refused: it would drop writes, and say nothing.
+/// [`Durability::Aof`] it is nothing, as long as the disk lives. A failover loses what had not reached the replica, which
+/// [`Durability::Replicas`] waits for. And a write that was answered with an error, or not at all, may have been accepted all
+/// the same. A server that may evict anything (`allkeys-…`) is refused: it would drop writes, and say nothing.
 ///
 /// It is cheap to clone; what it does for others ends with the last clone, and loses nothing then either.
 ///
@@ -90,7 +90,7 @@ struct Shared {
     settings: BehindSettings,
     shards: Vec<Shard>,
     /// What is waited for before a write counts as accepted, if anything is.
-    file: Option<File>,
+    durable: Option<Durable>,
     /// Whether the server keeps what it is given.
     checked: OnceCell<()>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -186,23 +186,26 @@ impl RedisStore {
             return Err(ConfigError { setting: "write_behind", problem });
         }
         let lanes = self.data();
-        if settings.durability == Durability::Aof && lanes.is_divided() {
-            let problem =
-                "Durability::Aof: what is in the files of a cluster is not waited for; write Memory".to_owned();
+        if settings.durability != Durability::Memory && lanes.is_divided() {
+            let problem = format!(
+                "{:?}: the files and replicas of a cluster are not waited for; write Durability::Memory",
+                settings.durability
+            );
+            return Err(ConfigError { setting: "durability", problem });
+        }
+        if settings.durability == Durability::Replicas(0) {
+            let problem = "Replicas(0): no replica is nothing to wait for; write Durability::Memory".to_owned();
             return Err(ConfigError { setting: "durability", problem });
         }
         let shards: Vec<_> =
             (0..settings.shards).map(|number| Shard::new(lanes.clone(), namespace, name, number)).collect();
-        let (mut file, mut tasks) = (None, Vec::new());
-        if settings.durability == Durability::Aof {
-            let (one, task) = File::new(self.config().clone(), format!("{}:file", shards[0].prefix));
-            file = Some(one);
-            tasks.push(self.runtime().spawn(task).abort_handle());
-        }
+        let durable = Durable::new(settings.durability, self.config().clone(), format!("{}:file", shards[0].prefix));
+        let (durable, task) = durable.unzip();
+        let tasks = task.into_iter().map(|task| self.runtime().spawn(task).abort_handle()).collect();
         let (namespace, name) = (namespace.clone(), name.to_owned());
         let (store, checked, tasks) = (self.clone(), OnceCell::new(), Mutex::new(tasks));
         let direct = OnceLock::new();
-        let shared = Shared { store, namespace, name, settings, shards, file, checked, tasks, direct };
+        let shared = Shared { store, namespace, name, settings, shards, durable, checked, tasks, direct };
         Ok(WriteBehind { shared: Arc::new(shared) })
     }
 }
@@ -363,7 +366,7 @@ impl WriteBehind {
     }
 
     async fn accept(&self, key: &Key, value: Option<Bytes>) -> Result<Accepted, BehindError> {
-        let Shared { settings, checked, file, .. } = &*self.shared;
+        let Shared { settings, checked, durable, .. } = &*self.shared;
         checked.get_or_try_init(|| self.check()).await?;
         let began = Instant::now();
         let seq = loop {
@@ -379,8 +382,8 @@ impl WriteBehind {
                 }
             }
         };
-        if let Some(file) = file {
-            file.written().await.map_err(BehindError::Store)?;
+        if let Some(durable) = durable {
+            durable.kept().await.map_err(BehindError::Store)?;
         }
         self.count("accepted");
         Ok(Accepted { seq })

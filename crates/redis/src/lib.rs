@@ -137,6 +137,7 @@ pub const ACL_COMMANDS: &str = "-@all +asking +client|id +cluster|slots +eval +e
                                 +hkeys +hset +hvals +info +mget +pexpire +ping +pttl +publish +scan +set +setrange \
                                 +spublish +ssubscribe +subscribe +time +unlink +xadd +xrange +xrevrange +xtrim";
 
-/// The commands that an ACL user needs besides who writes behind; `+waitaof` for [`Durability::Aof`] only.
-pub const BEHIND_ACL_COMMANDS: &str = "+hexists +hmget +waitaof +xack +xautoclaim +xclaim +xdel +xgroup|create +xlen \
-                                       +xpending +xreadgroup";
+/// The commands that an ACL user needs besides who writes behind; `+waitaof` for [`Durability::Aof`] and `+wait` for
+/// [`Durability::Replicas`] only.
+pub const BEHIND_ACL_COMMANDS: &str = "+hexists +hmget +wait +waitaof +xack +xautoclaim +xclaim +xdel \
+                                       +xgroup|create +xlen +xpending +xreadgroup";

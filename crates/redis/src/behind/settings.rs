@@ -28,6 +28,9 @@ pub enum Durability {
     Memory,
     /// When it is in Redis' file. Takes Redis 7.2, or Valkey, with `appendonly yes`.
     Aof,
+    /// When so many replicas have it in their memory, at least 1. With fewer at hand no write is accepted for sure: each fails
+    /// after 1.5 s, and may be applied all the same.
+    Replicas(u8),
 }
 
 /// What is done with a write while as many wait as may.
