@@ -31,6 +31,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("floor: quick_cache, decode", Box::new(floor())),
         ("`typed.get_or_fetch`", Box::new(typed())),
         ("`cache.value(…).get_or_fetch`", Box::new(value())),
+        ("moka `get`, decode", Box::new(got())),
         ("moka `try_get_with`, decode", Box::new(moka())),
         ("moka `try_get_with`, clone", Box::new(cloned())),
     ]
@@ -66,6 +67,19 @@ fn value() -> impl FnMut() {
             for _ in 0..CALLS {
                 let value: Value = cache.value("user:7");
                 black_box(value.get_or_fetch(fetch).await.expect("a user"));
+            }
+        });
+    }
+}
+
+fn got() -> impl FnMut() {
+    let (runtime, stored) = (Runtime::new().expect("a runtime"), moka::future::Cache::<String, Bytes>::new(1000));
+    runtime.block_on(stored.insert("user:7".to_owned(), Bytes::from(serde_json::to_vec(&user()).expect("JSON"))));
+    move || {
+        runtime.block_on(async {
+            for _ in 0..CALLS {
+                let bytes = stored.get("user:7").await.expect("stored");
+                black_box(serde_json::from_slice::<User>(&bytes).expect("a user"));
             }
         });
     }

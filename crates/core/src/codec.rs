@@ -15,7 +15,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use larder_semantics::{
     Content, Entry, EntryId, StoredResponse, Timestamp, Variants,
-    stored::{Basis, Delivery, StaleUse, Throttle},
+    delivery::Delivery,
+    stored::{Basis, StaleUse, Throttle},
     vary::{Known, Language},
 };
 use std::{ops::Range, time::Duration};

@@ -118,7 +118,7 @@ fn size(entry: &Entry) -> usize {
     match &entry.content {
         Content::Response(StoredResponse { headers, body, tags, .. }) => {
             let headers: usize = headers.iter().map(|(name, value)| 64 + name.as_str().len() + value.len()).sum();
-            // Once as they are stored, once as they were delivered last.
+            // Once as they are stored, once with room for what a delivery tells.
             2 * headers + body.len() + tags.iter().map(String::len).sum::<usize>()
         }
         Content::Variants(Variants { fields, known, .. }) => 64 * fields.len() + 64 * known.len(),

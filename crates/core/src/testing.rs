@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use larder_semantics::{
     Content, Entry, EntryId, EntryKey, Filling, Key, Namespace, StoredResponse, VariantId, Variants,
-    stored::{Basis, Delivery},
+    delivery::Delivery, stored::Basis,
 };
 use std::{
     future::Future,

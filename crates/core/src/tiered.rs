@@ -10,7 +10,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use larder_semantics::{
-    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, exchange::Filling, stored::Delivery,
+    Content, Entry, EntryId, EntryKey, Namespace, StoredResponse, Timestamp, delivery::Delivery, exchange::Filling,
 };
 use std::{
     sync::{

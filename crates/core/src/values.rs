@@ -134,7 +134,8 @@ pub(crate) struct Terms {
 pub struct Value {
     cache: Cache,
     key: EntryKey,
-    terms: Arc<Terms>,
+    /// How it is kept, if not as all are of which nothing is said.
+    terms: Option<Arc<Terms>>,
 }
 
 impl Cache {
@@ -142,9 +143,8 @@ impl Cache {
     ///
     /// What comes from a request belongs into [`Key::part`].
     pub fn value(&self, key: impl Into<Key>) -> Value {
-        let terms = self.shared.values.get_or_init(|| Arc::new(Terms::new(self))).clone();
         let key = EntryKey { namespace: self.shared.namespace.clone(), key: key.into(), part: Part::Value };
-        Value { cache: self.clone(), key, terms }
+        Value { cache: self.clone(), key, terms: None }
     }
 
     /// Values of one type, whose keys begin with `name`, and which are kept in one way: `terms` says how.
@@ -232,7 +232,7 @@ impl Value {
     /// In which form it is written. Default [`Format::Json`].
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
-        Arc::make_mut(&mut self.terms).format = format;
+        self.own_terms().format = format;
         self
     }
 
@@ -240,15 +240,25 @@ impl Value {
     /// feature `lz4`.
     #[must_use]
     pub fn compressed_from(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.terms).compressed_from = bytes;
+        self.own_terms().compressed_from = bytes;
         self
     }
 
     fn with(mut self, change: impl FnOnce(&mut Rules)) -> Self {
-        let terms = Arc::make_mut(&mut self.terms);
+        let terms = self.own_terms();
         change(Arc::make_mut(&mut terms.rules));
         terms.metrics = OnceLock::new();
         self
+    }
+
+    fn own_terms(&mut self) -> &mut Terms {
+        let terms = self.terms().clone();
+        Arc::make_mut(self.terms.insert(terms))
+    }
+
+    fn terms(&self) -> &Arc<Terms> {
+        let usual = || self.cache.shared.values.get_or_init(|| Arc::new(Terms::new(&self.cache)));
+        self.terms.as_ref().unwrap_or_else(usual)
     }
 }
 
@@ -361,7 +371,7 @@ impl Value {
         let receipt = self.remove().await?;
         if let Ok(Claim::Granted(ticket)) = self.cache.store().claim(&self.key, Seen::Absent).await {
             let born = ticket.born;
-            match self.filling(self.terms.write(Some(value)), born, Duration::ZERO) {
+            match self.filling(self.terms().write(Some(value)), born, Duration::ZERO) {
                 Some(filling) => _ = self.cache.store().fill(ticket, filling).await,
                 None => _ = self.cache.store().release(ticket, Unused::NoAnswer).await,
             }
@@ -409,7 +419,7 @@ impl Value {
         let (guard, began) = (self.cache.begin_write(Purge::key(self.key.key.clone())).await, Instant::now());
         let value = write().await?;
         let took = began.elapsed();
-        let concluded = guard.conclude(|born| self.filling(self.terms.write(value.as_ref()), born, took)).await;
+        let concluded = guard.conclude(|born| self.filling(self.terms().write(value.as_ref()), born, took)).await;
         let (is_stored, is_deferred) = (concluded == Concluded::Stored, concluded == Concluded::Deferred);
         Ok(Written { value, is_stored, is_deferred })
     }
@@ -435,8 +445,9 @@ struct Limit<E> {
 
 impl Value {
     fn metrics(&self) -> &Arc<RouteMetrics> {
-        let Rules { route, tier, .. } = &*self.terms.rules;
-        self.terms.metrics.get_or_init(|| self.cache.observer().route(route, tier))
+        let Terms { rules, metrics, .. } = &**self.terms();
+        let Rules { route, tier, .. } = &**rules;
+        metrics.get_or_init(|| self.cache.observer().route(route, tier))
     }
 
     async fn look(&self) -> Result<Option<(Arc<Entry>, Copied)>, StoreError> {
@@ -446,10 +457,15 @@ impl Value {
         })
     }
 
-    /// What this process holds, if it is fresh, and not to be fetched anew before its time.
     fn at_hand<T: DeserializeOwned>(&self) -> Option<Known<T>> {
-        let (entry, now) = self.cache.store().at_hand(&self.key)?;
-        let (response, early) = (response(&entry)?, self.terms.rules.policy.early);
+        self.at_hand_of(&self.key)
+    }
+
+    /// What this process holds of a value that is kept as this one is, if it is fresh, and not to be fetched anew before its
+    /// time.
+    fn at_hand_of<T: DeserializeOwned>(&self, key: &EntryKey) -> Option<Known<T>> {
+        let (entry, now) = self.cache.store().at_hand(key)?;
+        let (response, early) = (response(&entry)?, self.terms().rules.policy.early);
         if !response.is_fresh(now) || early != Early::Never {
             return None;
         }
@@ -466,7 +482,7 @@ impl Value {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let mut terms = self.terms.clone();
+        let mut terms = self.terms().clone();
         if let Some(limit) = &limit {
             Arc::make_mut(&mut Arc::make_mut(&mut terms).rules).policy.hard_timeout = Some(limit.time);
         }
@@ -506,7 +522,7 @@ fn response(entry: &Entry) -> Option<&StoredResponse> {
 impl Value {
     /// What is stored of a value that was had at `born`; nothing, if it is not to be stored.
     fn filling(&self, response: Response<Whole>, born: u64, cost: Duration) -> Option<Filling> {
-        let policy = &self.terms.rules.policy;
+        let policy = &self.terms().rules.policy;
         let asked = Request::new(()).into_parts().0;
         let Intake::Lookup(lookup) = Intake::of(&asked, policy) else { return None };
         let now = self.cache.store().now();
@@ -538,10 +554,16 @@ pub struct Typed<T> {
 impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
     /// One of them, for what is not offered here.
     pub fn value(&self, id: impl fmt::Display) -> Value {
-        let Value { cache, key: EntryKey { namespace, key, .. }, terms } = &self.model;
-        let key = key.with_part(id);
-        let key = EntryKey { namespace: namespace.clone(), key, part: Part::Value };
-        Value { cache: cache.clone(), key, terms: terms.clone() }
+        self.value_at(self.key(id))
+    }
+
+    fn value_at(&self, key: EntryKey) -> Value {
+        Value { cache: self.model.cache.clone(), key, terms: self.model.terms.clone() }
+    }
+
+    fn key(&self, id: impl fmt::Display) -> EntryKey {
+        let EntryKey { namespace, key, part } = &self.model.key;
+        EntryKey { namespace: namespace.clone(), key: key.with_part(id), part: *part }
     }
 
     /// As [`Value::get`].
@@ -570,7 +592,11 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.value(id).get_or_fetch(fetch).await
+        let key = self.key(id);
+        if let Some(Known::Found(value)) = self.model.at_hand_of(&key) {
+            return Ok(value);
+        }
+        self.value_at(key).get_or_fetch(fetch).await
     }
 
     /// As [`Value::get_or_find`].
@@ -584,7 +610,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Typed<T> {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        self.value(id).get_or_find(find).await
+        let key = self.key(id);
+        match self.model.at_hand_of(&key) {
+            Some(Known::Found(value)) => Ok(Some(value)),
+            Some(Known::Absent) => Ok(None),
+            Some(Known::Missing) | None => self.value_at(key).get_or_find(find).await,
+        }
     }
 
     /// As [`Value::write`].

@@ -283,6 +283,33 @@ async fn row_2_a_tag_is_not_lost_in_a_refresh_of_a_value() {
     }
 }
 
+/// A client that has the response made anew does not have the value fetched anew.
+#[tokio::test(start_paused = true)]
+async fn row_20_no_client_has_a_value_fetched_anew() {
+    let (cache, database) = (Cache::in_memory(), Database::default());
+    let (user, asked) = (cache.value("user:1"), database.clone());
+    let page = service_fn(move |_: Request<Empty<Bytes>>| {
+        let (user, asked) = (user.clone(), asked.clone());
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(asked.fetched(&user).await.unwrap())))) }
+    });
+    let page = cache.layer().ttl(Ttl::REALTIME).honor_client_directives().layer(page);
+    let busters = [
+        ("accept", "*/*"),
+        ("cache-control", "no-cache"),
+        ("cache-control", "no-store"),
+        ("cache-control", "max-age=0"),
+        ("pragma", "no-cache"),
+        ("x-apicache-bypass", "true"),
+        ("x-apicache-force-fetch", "true"),
+    ];
+    for (field, said) in busters {
+        let request = Request::get("http://shop.example/user").header(field, said).body(Empty::new()).unwrap();
+        let response = page.clone().oneshot(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!((&body[..], database.calls()), (&b"version 1"[..], 1), "{field}: {said}");
+    }
+}
+
 /// A store that is down makes no caller fail: each state of it, each thing that is asked.
 #[tokio::test(start_paused = true)]
 async fn row_21_a_dead_store_is_no_cache_for_values() {
