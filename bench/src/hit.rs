@@ -7,7 +7,12 @@ use http_body_util::BodyExt;
 use larder::{Cache, Ttl};
 use larder_axum::AxumRouting;
 use quick_cache::sync::Cache as Bounded;
-use std::{hint::black_box, sync::Arc};
+use std::{
+    hint::black_box,
+    sync::{Arc, Barrier},
+    thread::scope,
+    time::{Duration, Instant},
+};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service};
 
@@ -52,6 +57,13 @@ pub fn request() -> Request<Body> {
 
 /// What any cache in memory has to do: look up, clone the headers, make a response.
 fn floor() -> impl FnMut(Vec<Request<Body>>) {
+    let stored = shelf();
+    move |requests| on_the_floor(&stored, requests)
+}
+
+type Shelf = Bounded<String, Arc<(HeaderMap, Bytes)>>;
+
+fn shelf() -> Shelf {
     let mut headers = HeaderMap::new();
     for (name, value) in
         [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=3600")]
@@ -60,14 +72,16 @@ fn floor() -> impl FnMut(Vec<Request<Body>>) {
     }
     let stored = Bounded::new(1000);
     stored.insert("route:GET:shop.example:/items/7?size=35".to_owned(), Arc::new((headers, body())));
-    move |requests| {
-        for request in requests {
-            let found: Arc<(HeaderMap, Bytes)> = stored.get("route:GET:shop.example:/items/7?size=35").expect("stored");
-            let mut response = Response::new(Body::from(found.1.clone()));
-            *response.headers_mut() = found.0.clone();
-            black_box(&response);
-            drop((request, response));
-        }
+    stored
+}
+
+fn on_the_floor(stored: &Shelf, requests: Vec<Request<Body>>) {
+    for request in requests {
+        let found = stored.get("route:GET:shop.example:/items/7?size=35").expect("stored");
+        let mut response = Response::new(Body::from(found.1.clone()));
+        *response.headers_mut() = found.0.clone();
+        black_box(&response);
+        drop((request, response));
     }
 }
 
@@ -123,6 +137,45 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         ("layer around the router", Box::new(around())),
         ("layer in the router (`Router::layer`)", Box::new(within())),
     ]
+}
+
+/// How many requests a thread of [`together`] makes before it has them answered.
+const BATCH: usize = 100;
+
+/// Nanoseconds for each hit of the same page by each of so many threads at the same time: of the floor, and of the layer
+/// around the router.
+pub fn together(threads: usize) -> (f64, f64) {
+    let stored = Arc::new(shelf());
+    let floor = of_threads(threads, || {
+        let stored = stored.clone();
+        move |requests| on_the_floor(&stored, requests)
+    });
+    let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
+    let service = cache.layer().ttl(Ttl::STANDARD).layer(router());
+    drop(warmed(service.clone()));
+    let layer = of_threads(threads, || self::service(service.clone()));
+    (floor, layer)
+}
+
+fn of_threads<C: FnMut(Vec<Request<Body>>) + Send>(threads: usize, mut case: impl FnMut() -> C) -> f64 {
+    let began = Barrier::new(threads);
+    let each = |mut case: C| {
+        let (mut taken, rounds) = (Duration::ZERO, 10 * CALLS / BATCH);
+        began.wait();
+        for _ in 0..rounds {
+            let requests = (0..BATCH).map(|_| request()).collect();
+            let at = Instant::now();
+            case(requests);
+            taken += at.elapsed();
+        }
+        taken.as_nanos() as f64 / (rounds * BATCH) as f64
+    };
+    let cases: Vec<C> = (0..threads).map(|_| case()).collect();
+    let taken: Vec<f64> = scope(|scope| {
+        let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(|| each(case))).collect();
+        running.into_iter().map(|thread| thread.join().expect("figures")).collect()
+    });
+    taken.iter().sum::<f64>() / threads as f64
 }
 
 /// Something that answers requests.

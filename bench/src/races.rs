@@ -12,7 +12,8 @@ use larder::{
     Cache, Deadlines, MemoryStore,
     semantics::{
         Content, Entry, EntryId, StoredResponse, Timestamp,
-        stored::{Basis, Delivery, StaleUse},
+        delivery::Delivery,
+        stored::{Basis, StaleUse},
     },
 };
 use larder_redis::RedisStore;

@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// How often threads hit one page at the same time.
+const TOGETHER: usize = 7;
+
 fn hits() {
     let mut cases = hit::cases();
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
@@ -47,6 +50,17 @@ fn hits() {
     for ((name, _), taken) in cases.iter().zip(&times) {
         let (floor, bare) = (ratio(taken, &times[0]), ratio(taken, &times[1]));
         println!("| {name} | {:.0} | {floor:.2} | {bare:.2} |", median(taken.clone()));
+    }
+    println!("\n| hits of one page, 1 KiB, by threads at the same time | floor, ns | layer, ns | layer : floor |");
+    println!("|---|---:|---:|---:|");
+    for threads in [1, 2] {
+        let (mut floor, mut layer) = (Vec::new(), Vec::new());
+        for (one, other) in (0..TOGETHER).map(|_| hit::together(threads)) {
+            floor.push(one);
+            layer.push(other);
+        }
+        let (a, b) = (median(floor.clone()), median(layer.clone()));
+        println!("| {threads} | {a:.0} | {b:.0} | {:.2} |", ratio(&layer, &floor));
     }
 }
 

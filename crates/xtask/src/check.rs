@@ -1,6 +1,6 @@
 //! The whole check: its steps in order, each timed, stopping at the first that fails.
 
-use std::{env, ffi::OsString, path::Path, process::Command, time::Instant};
+use std::{env, path::Path, process::Command, time::Instant};
 
 use crate::{
     Result, conformance,
@@ -51,7 +51,7 @@ impl Step {
     fn run(&self, root: &Path, servers: &Servers) -> Result<()> {
         println!("==> {}: {self}", self.name);
         let started = Instant::now();
-        let status = Command::new(cargo())
+        let status = cargo()
             .args(self.cargo)
             .current_dir(root)
             .envs(self.rustdocflags.map(|flags| ("RUSTDOCFLAGS", flags)))
@@ -77,8 +77,16 @@ impl std::fmt::Display for Step {
 }
 
 /// The cargo that started this program, so that a toolchain chosen with `+` holds for every step.
-pub(crate) fn cargo() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+///
+/// It is not told what cargo tells this program of itself: build scripts that look at such variables would run anew after
+/// every build that was started in another way, and with them what depends on them.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let is_own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_own)) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 fn seconds(since: Instant) -> String {

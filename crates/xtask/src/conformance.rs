@@ -118,9 +118,11 @@ impl Tools {
     /// What comes of a suite before a cache.
     fn judge(&self, suite: &Path, cache: &Cache<'_>) -> Result<Results> {
         let origin = free()?;
+        let engine =
+            if suite.join("test-engine").is_dir() { "test-engine/server/server.mjs" } else { "server/server.mjs" };
         let _origin = Running::start(
             Command::new("node")
-                .args(["--no-warnings", "server/server.mjs"])
+                .args(["--no-warnings", engine])
                 .current_dir(suite)
                 .env("npm_config_protocol", "http")
                 .env("npm_config_port", origin.port().to_string())
@@ -153,7 +155,7 @@ impl Tools {
     }
 
     fn gateway(&self, address: SocketAddr, origin: SocketAddr, arguments: &[&str]) -> Result<Running> {
-        let built = Command::new(cargo()).args(["build", "-p", "gateway"]).current_dir(&self.root).status()?;
+        let built = cargo().args(["build", "-p", "gateway"]).current_dir(&self.root).status()?;
         if !built.success() {
             return Err("the gateway was not built".into());
         }

@@ -46,12 +46,11 @@ struct Fuzzer {
 impl Fuzzer {
     fn bring(root: &Path) -> Result<Self> {
         let is_there = || {
-            let asked =
-                Command::new(cargo()).args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let asked = cargo().args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
             asked.is_ok_and(|status| status.success())
         };
         if !is_there() {
-            running(Command::new(cargo()).args(["install", "cargo-fuzz", "--locked"]))?;
+            running(cargo().args(["install", "cargo-fuzz", "--locked"]))?;
         }
         let rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output()?;
         let is_stable = !String::from_utf8_lossy(&rustc.stdout).contains("nightly");
@@ -59,7 +58,7 @@ impl Fuzzer {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(cargo());
+        let mut command = cargo();
         command.args(["fuzz", subcommand]).current_dir(&self.folder);
         if self.is_stable {
             command.env("RUSTC_BOOTSTRAP", "1");

@@ -20,7 +20,7 @@ const ENDS: &str = "<!-- /chaos -->\n";
 
 /// Runs every measurement, prints the tables, and writes them to bench/README.md.
 pub(crate) fn bench(root: &Path) -> Result<()> {
-    build(root)?;
+    build(root, None)?;
     let before = fs::read_to_string(root.join(PAGE))?;
     let mut page = String::from(
         "# What larder costs\n\nMade by `cargo xtask bench`: ratios taken in one run on one machine, round by round. Absolute \
@@ -52,6 +52,14 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Only {
+    /// A hit in memory, next to the floor and to the handler that it replaces.
+    Hit,
+    /// A hit in Redis, next to a bare GET.
+    Redis,
+    /// A value in memory and in Redis, next to what else keeps values.
+    Values,
+    /// A miss whose body streams through.
+    Miss,
     /// Four processes that meet a cold key.
     Stampede,
     /// Writes behind, while processes and Redis are killed.
@@ -64,20 +72,24 @@ pub(crate) enum Only {
 
 /// Measures one thing by itself, and prints its tables.
 pub(crate) fn one(root: &Path, only: Only) -> Result<()> {
-    build(root)?;
-    let program = match only {
-        Only::Stampede => "larder-stampede",
-        Only::Behind => "larder-behind",
-        Only::Invalidation => "larder-invalidation",
-        Only::Shop => "larder-shop",
+    let (program, arguments): (&str, &[&str]) = match only {
+        Only::Hit => ("larder-bench", &["hit"]),
+        Only::Redis => ("larder-bench", &["redis"]),
+        Only::Values => ("larder-bench", &["values"]),
+        Only::Miss => ("larder-bench", &["miss"]),
+        Only::Stampede => ("larder-stampede", &[]),
+        Only::Behind => ("larder-behind", &[]),
+        Only::Invalidation => ("larder-invalidation", &[]),
+        Only::Shop => ("larder-shop", &[]),
     };
-    print!("{}", output(root, program, &[])?);
+    build(root, Some(program))?;
+    print!("{}", output(root, program, arguments)?);
     Ok(())
 }
 
 /// Breaks a real Redis in every way there is while clients go on, and writes what it cost to tests/README.md.
 pub(crate) fn faults(root: &Path) -> Result<()> {
-    build(root)?;
+    build(root, Some("larder-faults"))?;
     let table = output(root, "larder-faults", &["--write", "tests/README.md"])?;
     print!("{table}");
     Ok(())
@@ -86,7 +98,7 @@ pub(crate) fn faults(root: &Path) -> Result<()> {
 /// Breaks the ways from four processes to Redis at random, and prints whether anything was answered that may not be; a run
 /// of ten minutes and more is written to bench/README.md.
 pub(crate) fn chaos(root: &Path, minutes: f64, seed: Option<u64>) -> Result<()> {
-    build(root)?;
+    build(root, Some("larder-chaos"))?;
     let mut words = vec!["--minutes".to_owned(), minutes.to_string()];
     words.extend(seed.into_iter().flat_map(|seed| ["--seed".to_owned(), seed.to_string()]));
     let tables = output(root, "larder-chaos", &words.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -106,12 +118,14 @@ fn divided(page: &str) -> Option<(&str, &str, &str)> {
     Some((before, figures, after))
 }
 
-fn build(root: &Path) -> Result<()> {
-    let built = Command::new(cargo())
-        .args(["build", "--release", "-p", "larder-bench", "-p", "shop"])
-        .current_dir(root)
-        .status()?;
-    if built.success() { Ok(()) } else { Err("larder-bench was not built".into()) }
+/// Builds one of the programs, or all; the shop is what one of them puts under load.
+fn build(root: &Path, program: Option<&str>) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--release", "-p", "larder-bench", "-p", "shop"]).current_dir(root);
+    if let Some(program) = program {
+        build.args(["--bin", program, "--bin", "shop"]);
+    }
+    if build.status()?.success() { Ok(()) } else { Err("larder-bench was not built".into()) }
 }
 
 fn output(root: &Path, program: &str, arguments: &[&str]) -> Result<String> {

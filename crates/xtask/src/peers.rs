@@ -1,10 +1,6 @@
 //! The table of larder and other caches: made by a crate of its own, printed, and kept beside it.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Stdio};
 
 use crate::{Result, check::cargo, servers};
 
@@ -12,7 +8,7 @@ use crate::{Result, check::cargo, servers};
 pub(crate) fn run(root: &Path) -> Result<()> {
     let servers = servers::bring(root)?;
     let folder = root.join("tests/peers");
-    let output = Command::new(cargo())
+    let output = cargo()
         .args(["run", "--release"])
         .current_dir(&folder)
         .envs(servers.variables())
