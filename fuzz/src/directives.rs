@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use larder::semantics::{
     Content,
-    directives::{CDN_CACHE_CONTROL, RequestDirectives, ResponseDirectives},
+    directives::{CDN_CACHE_CONTROL, RequestDirectives, ResponseDirectives, Target},
 };
 use std::time::Duration;
 
@@ -67,14 +67,18 @@ fn of_a_response(headers: &HeaderMap) {
 }
 
 fn of_a_targeted_field(headers: &HeaderMap) {
-    let read = ResponseDirectives::parse(headers, &[CDN_CACHE_CONTROL]);
+    let read = ResponseDirectives::parse(headers, &[Target::Field(CDN_CACHE_CONTROL)]);
     if !read.targeted {
         assert_eq!(read, ResponseDirectives::parse(headers, &[]), "as good as none");
         return;
     }
     let mut alone = headers.clone();
     alone.remove(header::CACHE_CONTROL);
-    assert_eq!(read, ResponseDirectives::parse(&alone, &[CDN_CACHE_CONTROL]), "Cache-Control does not count beside it");
+    assert_eq!(
+        read,
+        ResponseDirectives::parse(&alone, &[Target::Field(CDN_CACHE_CONTROL)]),
+        "Cache-Control does not count beside it"
+    );
     let lines: Vec<&[u8]> = headers.get_all(CDN_CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
     let is_plain = lines.iter().all(|line| !line.iter().any(|byte| b"\"();".contains(byte)));
     let is_said = |word: &[u8]| {

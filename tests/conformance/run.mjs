@@ -1,20 +1,24 @@
 // Runs a checkout of the suite of cache-tests.fyi against a cache, prints a line for each case, and writes the results
 // in the form that the suite's own page shows: node run.mjs SUITE NODE_FETCH BASE_URL RESULTS_FILE
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
 
 const [suite, nodeFetch, base, file] = process.argv.slice(2)
 const from = path => import(pathToFileURL(`${suite}/${path}`))
 
-const { runTests, getResults } = await from('client/runner.mjs')
+// What runs the cases has a folder of its own in newer checkouts.
+const engine = existsSync(`${suite}/test-engine`) ? 'test-engine/' : ''
+const { runTests, getResults } = await from(`${engine}client/runner.mjs`)
 const suites = (await from('tests/index.mjs')).default
 // The older release keeps this one apart.
 const surrogate = await from('tests/surrogate-control.mjs').catch(() => undefined)
 if (surrogate && !suites.some(({ id }) => id === surrogate.default.id)) suites.push(surrogate.default)
 
-const fetch = createRequire(import.meta.url)(nodeFetch)
-await runTests(suites, fetch.default ?? fetch, false, base)
+// The newest use Node's own client, and are not told of one.
+const client = createRequire(import.meta.url)(nodeFetch)
+const fetches = runTests.length > 3 ? [client.default ?? client] : []
+await runTests(suites, ...fetches, false, base)
 
 const results = getResults()
 writeFileSync(file, JSON.stringify(results, null, 2))

@@ -76,12 +76,13 @@ impl Front {
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks, reads: None };
         let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
-        let sought = visit.intake(&mut head, has_content);
-        if let Ok((lookup, key)) = &sought
-            && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
-        {
-            return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now));
-        }
+        let sought = match visit.intake(&mut head, has_content) {
+            Ok((lookup, key)) => match visit.at_hand(&lookup, &key, &head) {
+                Some((hit, now)) => return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now)),
+                None => Ok((lookup, key)),
+            },
+            Err(reason) => Err(reason),
+        };
         let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks, left: None, reads: None };
         let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
         CacheFuture::pending(stay.serve(sought, Request::from_parts(head, body), origin, inherited))
@@ -205,10 +206,10 @@ impl Stay {
             Err(reason) => visit.pass_by(reason, &mut head, inherited).await,
         };
         match course {
-            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key, reason, now)),
-            Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key, following, now)),
+            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, key, reason, now)),
+            Course::Share(hit, key, following, now) => Ok(visit.share(hit, key, following, now)),
             Course::Refresh(hit, key, errand, reason, now) => {
-                let answer = visit.answer(hit, &key, reason, now);
+                let answer = visit.answer(hit, key, reason, now);
                 let background = self.front.cache.background().clone();
                 if let Some(permit) = background.refresh() {
                     let refresh = self.refresh(*errand, Request::from_parts(head, body), origin);
@@ -219,7 +220,7 @@ impl Stay {
                 }
                 Ok(answer)
             }
-            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key))),
+            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(key))),
             Course::Forward(errand)
                 if errand.grant.is_none() && !self.front.may_change(errand.reason, &head.method) =>
             {

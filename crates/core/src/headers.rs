@@ -48,7 +48,7 @@ impl DebugHeaders {
     }
 
     /// What a response tells, if it may tell `key`.
-    pub(crate) fn tells<'a>(&self, key: Option<&'a Key>) -> Tells<'a> {
+    pub(crate) fn tells(&self, key: Option<Key>) -> Tells {
         match (self, key) {
             (Self::Off, _) => Tells::Nothing,
             (_, None) => Tells::Status,

@@ -11,8 +11,33 @@ use std::time::Duration;
 /// The header field that RFC 9213 targets at shared caches run by the origin's operator.
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// An older one of the same purpose and nearly the same form (W3C Note, Edge Architecture Specification).
+/// An older one of the same purpose (W3C Note, Edge Architecture Specification 1.0).
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+/// How a surrogate tells an origin its name, and what it understands.
+pub const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+
+/// A field whose directives count in place of those of `Cache-Control`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One of RFC 9213, such as `CDN-Cache-Control`.
+    Field(HeaderName),
+    /// `Surrogate-Control`: its directives for everybody, and those for the surrogate of this name, a token.
+    ///
+    /// The origin is told the name by `Surrogate-Capability`, which replaces what a client says there: the answer may
+    /// depend on it, and it is part of no key. Behind a sealed policy it sees no such field.
+    Surrogate(String),
+}
+
+impl Target {
+    /// Tells the origin of it, if there is anything to tell.
+    pub fn announce(&self, request: &mut HeaderMap) {
+        if let Self::Surrogate(name) = self
+            && let Ok(capability) = HeaderValue::try_from(format!("{name}=\"Surrogate/1.0\""))
+        {
+            request.insert(SURROGATE_CAPABILITY, capability);
+        }
+    }
+}
 
 /// What a response says about being cached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,9 +76,37 @@ pub struct ResponseDirectives {
 impl ResponseDirectives {
     /// Parses the directives of a response: those of the first of `targets` that is there, a dictionary and not empty
     /// (RFC 9213 section 2.2), else those of `Cache-Control`.
-    pub fn parse(headers: &HeaderMap, targets: &[HeaderName]) -> Self {
-        let targeted = targets.iter().find_map(|target| Self::targeted(headers, target));
+    pub fn parse(headers: &HeaderMap, targets: &[Target]) -> Self {
+        let targeted = targets.iter().find_map(|target| match target {
+            Target::Field(field) => Self::targeted(headers, field),
+            Target::Surrogate(name) => Self::for_surrogate(headers, name),
+        });
         targeted.unwrap_or_else(|| Self::of_field(headers, &header::CACHE_CONTROL))
+    }
+
+    /// What `Surrogate-Control` says of storing to everybody, and to the surrogate `name`: each directive may be followed
+    /// by the names of those that it is for. `max-age=600+60` lets what is stale for no more than 60 seconds answer.
+    fn for_surrogate(headers: &HeaderMap, name: &str) -> Option<Self> {
+        let mut all = Self { targeted: true, ..Self::default() };
+        for directive in headers.get_all(SURROGATE_CONTROL).iter().flat_map(|line| split_members(line.as_bytes())) {
+            let mut parts = split_unquoted(directive, b';');
+            let member = Member::parse(parts.next().unwrap_or_default());
+            let mut names = parts.peekable();
+            if names.peek().is_some() && !names.any(|other| other.eq_ignore_ascii_case(name.as_bytes())) {
+                continue;
+            }
+            let value = member.value.as_deref().unwrap_or_default();
+            match (member.name(), value.iter().position(|&byte| byte == b'+')) {
+                (Some("max-age"), Some(at)) => {
+                    all.set("max-age", || delta_seconds(&value[..at]), None);
+                    all.set("stale-while-revalidate", || delta_seconds(&value[at + 1..]), None);
+                }
+                (Some(name), _) => all.set(name, || member.seconds(), member.quoted()),
+                (None, _) => all.malformed = true,
+            }
+        }
+        // What it says of contents leaves storing to `Cache-Control`.
+        (all != Self { targeted: true, ..Self::default() }).then_some(all)
     }
 
     fn targeted(headers: &HeaderMap, target: &HeaderName) -> Option<Self> {
@@ -242,13 +295,17 @@ fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item
 
 /// Splits at the commas that stand outside quoted strings; a quote that never ends takes the rest of the line with it.
 pub(crate) fn split_members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split_unquoted(line, b',')
+}
+
+fn split_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     line.split(move |&byte| {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
-            b',' => return !quoted,
+            _ if byte == separator => return !quoted,
             _ => {}
         }
         false
@@ -298,7 +355,7 @@ mod tests {
     use http::HeaderValue;
 
     fn response(lines: &[&str]) -> ResponseDirectives {
-        ResponseDirectives::parse(&fields("cache-control", lines), &[CDN_CACHE_CONTROL])
+        ResponseDirectives::parse(&fields("cache-control", lines), &[Target::Field(CDN_CACHE_CONTROL)])
     }
 
     fn fields(name: &'static str, lines: &[&str]) -> HeaderMap {
@@ -397,7 +454,7 @@ mod tests {
         let read = |targeted: &'static str, other: &'static str| {
             let mut headers = fields("cache-control", &[other]);
             headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
-            ResponseDirectives::parse(&headers, &[CDN_CACHE_CONTROL])
+            ResponseDirectives::parse(&headers, &[Target::Field(CDN_CACHE_CONTROL)])
         };
         let taken = read("max-age=60", "private");
         assert_eq!((taken.private, taken.max_age, taken.targeted), (false, seconds(60), true));
@@ -414,8 +471,46 @@ mod tests {
         for targeted in ["", ",", "Max-Age=60", "max-age=60,", "0a=1, max-age=60", "max-age=\"60", "max-age=60 s"] {
             let mut headers = fields("cache-control", &["no-store"]);
             headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(targeted));
-            assert!(ResponseDirectives::parse(&headers, &[CDN_CACHE_CONTROL]).no_store, "{targeted}");
+            assert!(ResponseDirectives::parse(&headers, &[Target::Field(CDN_CACHE_CONTROL)]).no_store, "{targeted}");
         }
+    }
+
+    #[test]
+    fn a_surrogate_heeds_what_is_for_everybody_and_for_itself() {
+        let read = |line: &str| {
+            let mut headers = fields("surrogate-control", &[line]);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=9"));
+            ResponseDirectives::parse(&headers, &[Target::Surrogate("larder".to_owned())])
+        };
+        let cases = [
+            ("max-age=60", seconds(60), None),
+            ("Max-Age=60", seconds(60), None),
+            ("max-age=60;larder", seconds(60), None),
+            ("max-age=60 ; other ; Larder", seconds(60), None),
+            ("max-age=5;other, max-age=60;larder", seconds(60), None),
+            ("max-age=60+30", seconds(60), seconds(30)),
+            ("max-age=60+x", seconds(60), seconds(0)),
+            ("content=\"ESI/1.0;x\", max-age=60", seconds(60), None),
+        ];
+        for (line, max_age, stale) in cases {
+            let all = read(line);
+            assert!(all.targeted && !all.private, "{line}");
+            assert_eq!((all.max_age, all.stale_while_revalidate), (max_age, stale), "{line}");
+        }
+        assert!(read("no-store").no_store && read("no-store;larder, max-age=60").no_store);
+        assert!(read("max-age=\"60").malformed && read("no_store").malformed);
+        for line in ["", "max-age=60;other", "content=\"ESI/1.0\"", "no-store;other"] {
+            let all = read(line);
+            assert!(!all.targeted && all.private && !all.no_store, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_told_the_name_and_not_what_a_client_says() {
+        let mut request = HeaderMap::new();
+        request.insert(SURROGATE_CAPABILITY, HeaderValue::from_static("other=\"ESI/1.0\""));
+        Target::Surrogate("larder".to_owned()).announce(&mut request);
+        assert_eq!(request[SURROGATE_CAPABILITY], "larder=\"Surrogate/1.0\"");
     }
 
     #[test]

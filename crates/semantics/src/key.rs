@@ -5,6 +5,7 @@
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
 use crate::{stored::EntryId, vary::VariantId};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Uri, header, request, uri::Authority};
 use smol_str::SmolStr;
 use std::{
@@ -58,7 +59,8 @@ impl Key {
     pub fn of_request(head: &request::Parts) -> Result<Self, KeyError> {
         let authority = authority(head)?;
         let (path, query) = (head.uri.path(), head.uri.query());
-        let length = 9 + head.method.as_str().len() + authority.len() + path.len() + query.map_or(0, str::len);
+        let length =
+            8 + head.method.as_str().len() + authority.len() + path.len() + query.map_or(0, |query| 1 + query.len());
         let mut key = String::with_capacity(length);
         if matches!(head.method, Method::GET | Method::HEAD) {
             key.push_str("route:GET:");
@@ -103,6 +105,11 @@ impl Key {
     /// a query), at most [`LONGEST_KEY`] bytes.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text as the value of a field, without a copy; `None` for a text that was [stored](Self::from_stored) and cannot be one.
+    pub fn into_value(self) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(Bytes::from(self.0)).ok()
     }
 
     /// Whether there is no text, so that the key cannot be used.

@@ -21,11 +21,14 @@
 //! | [`reason`] | the closed list of outcomes and their reasons |
 //! | [`status`] | `Cache-Status`, RFC 9211 |
 //! | [`signature`] | what a response tells of the cache |
+//! | [`delivery`] | the headers of a stored response as they go out |
 //! | [`groups`] | groups of responses, RFC 9875 |
 //! | [`tags`] | the tags by which many responses are invalidated at once |
 //! | [`pattern`] | patterns of keys, by which many resources are named at once |
 //! | [`policy`] | the operator's choices |
 
+mod date;
+pub mod delivery;
 pub mod directives;
 pub mod exchange;
 pub mod freshness;

@@ -137,7 +137,8 @@ pub(crate) fn combined(stored: &StoredResponse, came: &StoredResponse, limit: u6
 mod tests {
     use super::*;
     use crate::{
-        stored::{Basis, Delivery, StaleUse},
+        delivery::Delivery,
+        stored::{Basis, StaleUse},
         time::Timestamp,
     };
     use std::time::Duration;

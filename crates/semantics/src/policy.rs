@@ -1,7 +1,7 @@
 //! The operator's choices for one layer, as plain values.
 
 use crate::{
-    directives::{CDN_CACHE_CONTROL, SURROGATE_CONTROL},
+    directives::{CDN_CACHE_CONTROL, Target},
     groups::CACHE_GROUPS,
     sealing::Query,
     tags::{CACHE_TAG, SURROGATE_KEY},
@@ -84,8 +84,9 @@ pub struct Policy {
     /// Which parameters of a query count. Default all, in their order.
     pub query: Query,
     /// The fields whose cache directives count in place of `Cache-Control`'s, the first one that is there
-    /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`.
-    pub targets: Vec<HeaderName>,
+    /// (RFC 9213 section 2.2). Default `CDN-Cache-Control`; for a shared cache also `Surrogate-Control`, by the name
+    /// `larder`.
+    pub targets: Vec<Target>,
     /// How long a stale response answers while it is revalidated in the background, where the response does not say
     /// (RFC 5861 section 3). Default zero.
     pub stale_while_revalidate: Duration,
@@ -155,7 +156,7 @@ impl Policy {
             select_by_language: true,
             store_post: true,
             heuristic: Some(0.1),
-            targets: vec![CDN_CACHE_CONTROL, SURROGATE_CONTROL],
+            targets: vec![Target::Field(CDN_CACHE_CONTROL), Target::Surrogate("larder".to_owned())],
             stale_if_unreachable: Duration::from_secs(60 * 60),
             ..Self::default()
         }
@@ -211,7 +212,7 @@ impl Default for Policy {
             key_headers: Vec::new(),
             sealed: false,
             query: Query::default(),
-            targets: vec![CDN_CACHE_CONTROL],
+            targets: vec![Target::Field(CDN_CACHE_CONTROL)],
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             stale_if_unreachable: Duration::ZERO,

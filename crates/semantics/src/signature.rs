@@ -3,7 +3,7 @@
 use crate::{
     key::Key,
     reason::Outcome,
-    status::{cache_status, decimal},
+    status::{cache_status, seconds},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header::AGE};
 
@@ -15,25 +15,25 @@ pub const X_CACHE_KEY: HeaderName = HeaderName::from_static("x-cache-key");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What is written into a response on its way out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Signature<'a> {
     /// The name by which this cache calls itself.
     pub identifier: &'a str,
     /// How the request ended.
     pub outcome: Outcome,
     /// How much of it is told.
-    pub tells: Tells<'a>,
+    pub tells: Tells,
 }
 
 /// How much a response tells of the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tells<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tells {
     /// Nothing but the age of what was stored.
     Nothing,
     /// `X-Cache` and `Cache-Status`.
     Status,
     /// Those, and `X-Cache-Key`.
-    Key(&'a Key),
+    Key(Key),
 }
 
 impl Signature<'_> {
@@ -42,7 +42,7 @@ impl Signature<'_> {
     /// The word and the member of caches nearer to the origin stand before ours. A response that has as many fields as
     /// a map can hold goes without.
     pub fn write(self, headers: &mut HeaderMap, age: Option<i64>) {
-        if let Some(age) = age.and_then(|age| HeaderValue::from_str(decimal(age, &mut [0; 20])).ok()) {
+        if let Some(age) = age.and_then(seconds) {
             let _ = headers.try_insert(AGE, age);
         }
         if self.tells == Tells::Nothing {
@@ -56,7 +56,7 @@ impl Signature<'_> {
             let _ = headers.try_append(CACHE_STATUS, status);
         }
         if let Tells::Key(key) = self.tells
-            && let Ok(key) = HeaderValue::from_str(key.as_str())
+            && let Some(key) = key.into_value()
         {
             let _ = headers.try_insert(X_CACHE_KEY, key);
         }
@@ -79,7 +79,7 @@ mod tests {
         }
         let (before, key) = (headers.len(), Key::new("page"));
         let outcome = Outcome::Collapsed { ttl: 1 };
-        Signature { identifier: "larder", outcome, tells: Tells::Key(&key) }.write(&mut headers, Some(1));
+        Signature { identifier: "larder", outcome, tells: Tells::Key(key) }.write(&mut headers, Some(1));
         assert_eq!(headers.len(), before);
     }
 

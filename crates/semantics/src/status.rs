@@ -57,6 +57,29 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
     HeaderValue::try_from(member).ok()
 }
 
+/// A number of seconds as a field has it. Those of a few hours are written down once and for all: every response has one, and
+/// nobody counts who has it.
+pub(crate) fn seconds(number: i64) -> Option<HeaderValue> {
+    const KNOWN: usize = 10_000;
+    const WIDTH: usize = 4;
+    static DIGITS: [u8; KNOWN * WIDTH] = {
+        let (mut digits, mut at) = ([b'0'; KNOWN * WIDTH], 0);
+        while at < digits.len() {
+            digits[at] += (at / WIDTH / [1000, 100, 10, 1][at % WIDTH] % 10) as u8;
+            at += 1;
+        }
+        digits
+    };
+    let known = usize::try_from(number).ok().filter(|number| *number < KNOWN).and_then(|number| {
+        let written = 1 + usize::from(number > 9) + usize::from(number > 99) + usize::from(number > 999);
+        std::str::from_utf8(&DIGITS[(number + 1) * WIDTH - written..(number + 1) * WIDTH]).ok()
+    });
+    match known {
+        Some(digits) => Some(HeaderValue::from_static(digits)),
+        None => HeaderValue::from_str(decimal(number, &mut [0; 20])).ok(),
+    }
+}
+
 /// Writes a number into `digits`, from the right: every response carries one or two, and formatting them costs more
 /// than all the rest.
 pub(crate) fn decimal(number: i64, digits: &mut [u8; 20]) -> &str {
@@ -88,6 +111,13 @@ pub fn is_identifier(name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::reason::Verdict;
+
+    #[test]
+    fn seconds_are_written_as_numbers_are() {
+        for number in (0..10_020).chain([-1, i64::MIN, i64::MAX, 1 << 31]) {
+            assert_eq!(seconds(number), Some(HeaderValue::from(number)));
+        }
+    }
 
     #[test]
     fn members_read_as_the_standard_has_them() {

@@ -1,19 +1,9 @@
 //! What lies in a store: responses, and the rules by which resources vary.
 
-use crate::{
-    key::Key,
-    reason::Outcome,
-    signature::{Signature, Tells},
-    time::Timestamp,
-    vary::Variants,
-};
+use crate::{delivery::Delivery, time::Timestamp, vary::Variants};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use std::{
-    fmt,
-    sync::{Arc, RwLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// A 128-bit value that no two entries, tickets or variants share.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -214,78 +204,6 @@ impl StoredResponse {
         self.lifetime.saturating_sub(self.initial_age).saturating_add(self.keep.max(self.stale.longest()))
     }
 }
-
-/// The headers of a stored response as they were delivered last.
-///
-/// A popular response is delivered many times within the second in which every delivery tells the same; writing that
-/// anew takes longer than the rest of a hit.
-#[derive(Debug, Default)]
-pub struct Delivery(RwLock<Option<Delivered>>);
-
-#[derive(Debug)]
-struct Delivered {
-    identifier: String,
-    outcome: Outcome,
-    is_silent: bool,
-    key: Option<Key>,
-    age: i64,
-    headers: HeaderMap,
-}
-
-impl Delivery {
-    /// A copy of `headers` with `signature` and the age, in seconds, written into it.
-    pub fn of(&self, headers: &HeaderMap, signature: Signature<'_>, age: i64) -> HeaderMap {
-        // Whoever finds it locked writes its own: nobody waits here.
-        if let Ok(last) = self.0.try_read()
-            && let Some(delivered) = last.as_ref().filter(|delivered| delivered.tells(signature, age))
-        {
-            return delivered.headers.clone();
-        }
-        let mut written = headers.clone();
-        signature.write(&mut written, Some(age));
-        if let Ok(mut last) = self.0.try_write() {
-            *last = Some(Delivered::of(signature, age, written.clone()));
-        }
-        written
-    }
-}
-
-impl Delivered {
-    fn of(signature: Signature<'_>, age: i64, headers: HeaderMap) -> Self {
-        let Signature { identifier, outcome, tells } = signature;
-        let is_silent = tells == Tells::Nothing;
-        let key = if let Tells::Key(key) = tells { Some(key.clone()) } else { None };
-        Self { identifier: identifier.to_owned(), outcome, is_silent, key, age, headers }
-    }
-
-    fn tells(&self, signature: Signature<'_>, age: i64) -> bool {
-        let tells = match &self.key {
-            Some(key) => Tells::Key(key),
-            None if self.is_silent => Tells::Nothing,
-            None => Tells::Status,
-        };
-        self.age == age
-            && self.outcome == signature.outcome
-            && tells == signature.tells
-            && self.identifier == signature.identifier
-    }
-}
-
-/// A copy has been delivered to nobody.
-impl Clone for Delivery {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-/// It is made of the headers, so it does not tell responses apart.
-impl PartialEq for Delivery {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Delivery {}
 
 /// Removes what a store must not keep: the fields of one connection (RFC 9110 section 7.6.1, RFC 9111 section 3.1),
 /// and `Age`, which is computed anew at each reuse.

@@ -1,5 +1,6 @@
 //! Points in time as the cache compares them.
 
+use crate::date;
 use http::HeaderValue;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,9 +21,10 @@ impl Timestamp {
         self.0
     }
 
-    /// Reads an HTTP-date (RFC 9110 section 5.6.7); `None` when it is not one.
+    /// Reads an HTTP-date (RFC 9110 section 5.6.7), its names in any case and whatever its weekday (RFC 9111 section
+    /// 4.2); `None` when it is not one, or lies before the epoch.
     pub fn from_http_date(value: &HeaderValue) -> Option<Self> {
-        httpdate::parse_http_date(value.to_str().ok()?.trim()).ok().map(Self::from)
+        date::read(value.as_bytes()).map(|seconds| Self(seconds * 1000))
     }
 
     /// Writes it as an HTTP-date; times that have none (after the year 9999) become the last that does.
@@ -69,18 +71,5 @@ mod tests {
         let date = Timestamp::from_millis(784_111_777_999).to_http_date();
         assert_eq!(date, "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(Timestamp::from_http_date(&Timestamp::from_millis(u64::MAX).to_http_date()).is_some());
-    }
-
-    #[test]
-    fn dates_are_read_in_the_three_forms_and_in_no_other() {
-        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
-            let value = HeaderValue::from_static(text);
-            assert_eq!(Timestamp::from_http_date(&value), Some(Timestamp::from_millis(784_111_777_000)), "{text}");
-        }
-        for text in ["", "0", "-1", "tomorrow", "1994-11-06T08:49:37Z"] {
-            assert_eq!(Timestamp::from_http_date(&HeaderValue::from_static(text)), None, "{text}");
-        }
-        let bytes = HeaderValue::from_bytes(b"Sun, 06 Nov 1994 08:49:37 \xff").expect("obs-text is allowed");
-        assert_eq!(Timestamp::from_http_date(&bytes), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Admission, Filling, Hit, Lookup, admission::union, lookup::Choices};
 use crate::{
+    delivery::Delivery,
     directives::RequestDirectives,
     freshness::Arrival,
     groups::{self, CACHE_GROUPS},
@@ -10,7 +11,7 @@ use crate::{
     reason::{Reason, Refusal, Storing},
     sealing,
     search::Sought,
-    stored::{self, Content, Delivery, Entry, EntryId, StaleUse, StoredResponse, Throttle},
+    stored::{self, Content, Entry, EntryId, StaleUse, StoredResponse, Throttle},
     storing::{ContentLength, Credentials, Storability},
     tags,
     time::Timestamp,
@@ -151,6 +152,8 @@ impl Forward {
     pub fn prepare(&self, request: &mut HeaderMap, policy: &Policy) {
         if policy.sealed {
             sealing::seal(request, policy, self.storable);
+        } else {
+            policy.targets.iter().for_each(|target| target.announce(request));
         }
         if let Some(held) = self.held().filter(|_| self.can_ask()) {
             validation::ask(request, held);

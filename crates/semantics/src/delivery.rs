@@ -1,0 +1,260 @@
+//! The headers of a stored response as they go out: what every delivery of a popular response pays for.
+//!
+//! Threads that deliver the same response at the same time pass between them whatever they count together, which costs more
+//! than all the rest. So a delivery shares as little as it can: values that many responses have are those of this program,
+//! and what tells of the cache is each thread's own.
+
+use crate::{
+    reason::{Outcome, Reason},
+    signature::{CACHE_STATUS, Signature, Tells, X_CACHE, X_CACHE_KEY},
+    status::{cache_status, seconds},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::{cell::RefCell, sync::OnceLock};
+
+/// The headers of a stored response with room for what a delivery tells, made by the first one.
+#[derive(Debug, Default)]
+pub struct Delivery(OnceLock<Option<Form>>);
+
+impl Delivery {
+    /// A copy of `headers` with `signature` and the age, in seconds, written into it.
+    pub fn of(&self, headers: &HeaderMap, signature: Signature<'_>, age: i64) -> HeaderMap {
+        let kind = Kind::of(&signature.tells);
+        let is_plain = signature.outcome.reason().x_cache() == HIT;
+        match self.0.get_or_init(|| Form::of(headers, kind)) {
+            Some(form) if is_plain && form.kind == kind => form.filled(signature, age),
+            _ => {
+                let mut written = headers.clone();
+                signature.write(&mut written, Some(age));
+                written
+            }
+        }
+    }
+}
+
+/// A copy has been delivered to nobody.
+impl Clone for Delivery {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// It is made of the headers, so it does not tell responses apart.
+impl PartialEq for Delivery {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Delivery {}
+
+/// The fields that this cache writes.
+static OWN: [HeaderName; 4] = [header::AGE, X_CACHE, CACHE_STATUS, X_CACHE_KEY];
+
+/// What `X-Cache` says of what is delivered so.
+const HIT: &str = "HIT";
+
+#[derive(Debug)]
+struct Form {
+    kind: Kind,
+    /// Those of the response; and those that tell of the cache, empty but for `X-Cache`.
+    headers: HeaderMap,
+}
+
+/// What a delivery tells besides the age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Nothing,
+    Status,
+    Key,
+}
+
+impl Kind {
+    fn of(tells: &Tells) -> Self {
+        match tells {
+            Tells::Nothing => Self::Nothing,
+            Tells::Status => Self::Status,
+            Tells::Key(_) => Self::Key,
+        }
+    }
+
+    /// The fields that are told, the age first.
+    fn fields(self) -> &'static [HeaderName] {
+        match self {
+            Self::Nothing => &OWN[..1],
+            Self::Status => &OWN[..3],
+            Self::Key => &OWN,
+        }
+    }
+}
+
+impl Form {
+    /// None for a response of which a cache nearer to the origin has told: that stays before what this one tells. And none
+    /// for one that has as many fields as it can.
+    fn of(headers: &HeaderMap, kind: Kind) -> Option<Self> {
+        if headers.contains_key(X_CACHE) || headers.contains_key(CACHE_STATUS) {
+            return None;
+        }
+        let mut headers = headers.clone();
+        for (name, value) in &mut headers {
+            let is_it = |(field, known): &&(HeaderName, &str)| field == name && value.as_bytes() == known.as_bytes();
+            if let Some((_, known)) = KNOWN.iter().find(is_it) {
+                *value = HeaderValue::from_static(known);
+            }
+        }
+        for name in kind.fields() {
+            let value = HeaderValue::from_static(if *name == X_CACHE { HIT } else { "" });
+            headers.try_insert(name, value).ok()?;
+        }
+        Some(Self { kind, headers })
+    }
+
+    fn filled(&self, signature: Signature<'_>, age: i64) -> HeaderMap {
+        let Signature { identifier, outcome, tells } = signature;
+        let status = if self.kind == Kind::Nothing { None } else { told(identifier, outcome) };
+        let key = if let Tells::Key(key) = tells { key.into_value() } else { None };
+        let mut headers = self.headers.clone();
+        let (mut own, [age_field, _, status_field, key_field]) = ((seconds(age), status, key), &OWN);
+        // To look each of them up by its name takes longer than to pass by all.
+        for (name, place) in headers.iter_mut().filter(|(_, value)| value.is_empty()) {
+            let value = match name {
+                name if name == age_field => own.0.take(),
+                name if name == status_field => own.1.take(),
+                name if name == key_field => own.2.take(),
+                _ => None,
+            };
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        headers
+    }
+}
+
+/// How many of the members that a thread has written last it keeps.
+const KEPT: usize = 64;
+
+/// A member of `Cache-Status`, and what it tells.
+struct Told {
+    identifier: Box<str>,
+    outcome: Outcome,
+    member: HeaderValue,
+}
+
+thread_local! {
+    static TOLD: RefCell<[Option<Told>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
+}
+
+/// The member of `Cache-Status`; that of a plain hit is written once a second, by each thread for itself.
+fn told(identifier: &str, outcome: Outcome) -> Option<HeaderValue> {
+    let Outcome::Hit { reason: Reason::Near, ttl } = outcome else { return cache_status(identifier, outcome, None) };
+    let kept = TOLD.try_with(|told| {
+        let mut told = told.try_borrow_mut().ok()?;
+        let place = told.get_mut(usize::try_from(ttl.rem_euclid(KEPT as i64)).ok()?)?;
+        if let Some(last) = place.as_ref().filter(|last| last.outcome == outcome && *last.identifier == *identifier) {
+            return Some(last.member.clone());
+        }
+        let member = cache_status(identifier, outcome, None)?;
+        *place = Some(Told { identifier: identifier.into(), outcome, member: member.clone() });
+        Some(member)
+    });
+    kept.ok().flatten().or_else(|| cache_status(identifier, outcome, None))
+}
+
+/// Values that many responses have, beginning with those that RFC 9204 appendix A knows: nobody counts who has them.
+static KNOWN: [(HeaderName, &str); 42] = [
+    (header::CONTENT_TYPE, "application/json"),
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (header::CONTENT_TYPE, "text/plain"),
+    (header::CONTENT_TYPE, "text/plain;charset=utf-8"),
+    (header::CONTENT_TYPE, "text/css"),
+    (header::CONTENT_TYPE, "application/javascript"),
+    (header::CONTENT_TYPE, "application/x-www-form-urlencoded"),
+    (header::CONTENT_TYPE, "image/gif"),
+    (header::CONTENT_TYPE, "image/jpeg"),
+    (header::CONTENT_TYPE, "image/png"),
+    (header::CONTENT_TYPE, "text/html"),
+    (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+    (header::CONTENT_TYPE, "text/javascript"),
+    (header::CONTENT_TYPE, "application/octet-stream"),
+    (header::CONTENT_TYPE, "application/xml"),
+    (header::CONTENT_TYPE, "image/svg+xml"),
+    (header::CONTENT_TYPE, "image/webp"),
+    (header::CACHE_CONTROL, "max-age=0"),
+    (header::CACHE_CONTROL, "max-age=604800"),
+    (header::CACHE_CONTROL, "max-age=2592000"),
+    (header::CACHE_CONTROL, "no-cache"),
+    (header::CACHE_CONTROL, "public, max-age=31536000"),
+    (header::CACHE_CONTROL, "max-age=10"),
+    (header::CACHE_CONTROL, "max-age=60"),
+    (header::CACHE_CONTROL, "max-age=300"),
+    (header::CACHE_CONTROL, "max-age=3600"),
+    (header::CACHE_CONTROL, "max-age=86400"),
+    (header::CACHE_CONTROL, "max-age=31536000"),
+    (header::CACHE_CONTROL, "public, max-age=60"),
+    (header::CACHE_CONTROL, "public, max-age=300"),
+    (header::CACHE_CONTROL, "public, max-age=3600"),
+    (header::CACHE_CONTROL, "public, max-age=86400"),
+    (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    (header::CONTENT_ENCODING, "br"),
+    (header::CONTENT_ENCODING, "gzip"),
+    (header::ACCEPT_RANGES, "bytes"),
+    (header::VARY, "accept-encoding"),
+    (header::VARY, "origin"),
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
+    (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includesubdomains"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    fn stored(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"))
+        });
+        fields.collect()
+    }
+
+    /// Every kind of delivery after every other, of responses that leave room for it and of some that do not.
+    #[test]
+    fn what_is_filled_in_reads_as_what_is_written() {
+        let mut full = HeaderMap::new();
+        let names = (0..).map(|n| HeaderName::try_from(format!("x-{n}")).expect("a name"));
+        names.take_while(|name| full.try_insert(name, HeaderValue::from_static("1")).is_ok()).for_each(drop);
+        let responses = [
+            stored(&[]),
+            stored(&[("content-type", "application/json"), ("cache-control", "max-age=3600"), ("x-cost", "12")]),
+            stored(&[("content-type", "application/xhtml+xml"), ("vary", "Origin"), ("x-cache-key", "another's")]),
+            stored(&[("x-cache", "MISS"), ("cache-status", "origin; fwd=miss")]),
+            stored(&[("cache-status", "origin; fwd=miss"), ("etag", "\"1\"")]),
+            full,
+        ];
+        let tells = [Tells::Nothing, Tells::Status, Tells::Key(Key::new("user:7"))];
+        let outcomes = [
+            Outcome::Hit { reason: Reason::Near, ttl: 59 },
+            Outcome::Hit { reason: Reason::Near, ttl: 59 + KEPT as i64 },
+            Outcome::Hit { reason: Reason::SwrUpdating, ttl: -3 },
+            Outcome::Collapsed { ttl: 1 },
+            Outcome::Shed { reason: Reason::OnlyIfCached },
+        ];
+        for headers in responses {
+            for first in &tells {
+                let delivery = Delivery::default();
+                for (tells, outcome, age) in [first].into_iter().chain(&tells).flat_map(|tells| {
+                    outcomes.into_iter().zip([0, 9, 10, 9_999, 10_000]).map(move |(outcome, age)| (tells, outcome, age))
+                }) {
+                    for identifier in ["larder", "other"] {
+                        let signature = || Signature { identifier, outcome, tells: tells.clone() };
+                        let mut written = headers.clone();
+                        signature().write(&mut written, Some(age));
+                        assert_eq!(delivery.of(&headers, signature(), age), written, "{outcome:?} {age} {tells:?}");
+                    }
+                }
+            }
+        }
+    }
+}
