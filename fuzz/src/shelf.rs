@@ -2,11 +2,11 @@
 
 use super::messages::Exchange;
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, header::CONTENT_LENGTH, response};
 use larder::semantics::{
     Asked, Caching, Entry, EntryId, EntryKey, Filling, Forward, Hit, Intake, Key, Namespace, Outcome, Policy, Reason,
     Received, Selected, Timestamp,
-    exchange::{Answer, ask_for_all},
+    exchange::{Answer, Gap, Joined, Rest, ask_for_all},
     signature::{Signature, Tells},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -89,8 +89,8 @@ impl Shelf {
         exchange: &Exchange,
         body: &Bytes,
     ) -> Served {
-        let Exchange { request, response, arrival, .. } = exchange;
-        forward.prepare(&mut headers.clone(), &self.policy);
+        let Exchange { request, arrival, .. } = exchange;
+        let (response, body) = &answered(&forward, headers, &self.policy, exchange, body);
         let _ = forward.fail(headers, &self.policy, arrival.now, arrival.seed);
         let authority = Asked::authority_of(request);
         let asked = Asked { key: self.base.clone(), authority, headers: headers.clone() };
@@ -135,6 +135,31 @@ impl Shelf {
     fn id(&mut self) -> EntryId {
         self.ids += 1;
         EntryId(u128::from(self.ids).to_be_bytes())
+    }
+}
+
+/// What the origin answers to a request that was prepared: put together with what is stored, if it was asked for the rest.
+fn answered(
+    forward: &Forward,
+    headers: &HeaderMap,
+    policy: &Policy,
+    exchange: &Exchange,
+    body: &Bytes,
+) -> (response::Parts, Bytes) {
+    let mut head = Request::new(()).into_parts().0;
+    head.headers = headers.clone();
+    forward.prepare(&mut head, policy);
+    let Some(rest) = head.extensions.remove::<Rest>() else { return (exchange.response.clone(), body.clone()) };
+    rest.ask(&mut head.headers);
+    assert!(head.headers.contains_key("range"), "the rest is asked for");
+    match rest.join(exchange.response.clone()) {
+        Joined::Whole(response, Gap { before, length, after }) if length == body.len() as u64 => {
+            let whole = Bytes::from([before, body.clone(), after].concat());
+            let told = response.headers.get(CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse().ok());
+            assert_eq!((response.status.as_u16(), told), (200, Some(whole.len())), "{response:?}");
+            (response, whole)
+        }
+        _ => (exchange.response.clone(), body.clone()),
     }
 }
 

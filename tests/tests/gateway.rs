@@ -17,7 +17,10 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server that gives every request the same answer, and keeps what it was sent.
+/// What is answered to a request, part by part.
+type Script = dyn Fn(&str) -> Vec<&'static str> + Send + Sync;
+
+/// A server that answers as it is told, and keeps what it was sent.
 struct Upstream {
     address: SocketAddr,
     received: watch::Receiver<String>,
@@ -32,13 +35,19 @@ impl Upstream {
     /// Waits before each part but the first until it is told to go on.
     async fn answering_in_parts(parts: impl Into<Vec<&'static str>>) -> Self {
         let parts = parts.into();
+        Self::answering_by(move |_| parts.clone()).await
+    }
+
+    /// Answers each request with the parts that `script` makes of it.
+    async fn answering_by(script: impl Fn(&str) -> Vec<&'static str> + Send + Sync + 'static) -> Self {
+        let script: Arc<Script> = Arc::new(script);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (received, go_on) = (watch::Sender::default(), Arc::new(Notify::new()));
         let upstream = Self { address, received: received.subscribe(), go_on: go_on.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, received.clone(), parts.clone(), go_on.clone()));
+                tokio::spawn(serve(stream, received.clone(), script.clone(), go_on.clone()));
             }
         });
         upstream
@@ -62,7 +71,7 @@ impl Upstream {
 async fn serve(
     mut stream: TcpStream,
     received: watch::Sender<String>,
-    parts: Vec<&str>,
+    script: Arc<Script>,
     go_on: Arc<Notify>,
 ) -> std::io::Result<()> {
     let (mut request, mut buffer) = (String::new(), [0; 4096]);
@@ -75,7 +84,7 @@ async fn serve(
         request.push_str(&text);
         received.send_modify(|received| received.push_str(&text));
     }
-    for (index, part) in parts.into_iter().enumerate() {
+    for (index, part) in script(&request).into_iter().enumerate() {
         if index > 0 {
             go_on.notified().await;
         }
@@ -157,6 +166,40 @@ async fn a_lifetime_makes_a_hit_and_without_one_the_default_decides() {
         assert!(first.contains("x-cache: MISS\r\n") && first.ends_with("\r\n\r\nbody"), "{first}");
         let second = ask(gateway.address, GET).await;
         assert!(second.contains(expected) && second.ends_with("\r\n\r\nbody"), "{answer:?} {options:?}: {second}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_of_a_part_is_asked_for_alone_and_the_whole_if_that_does_not_do() {
+    const PART: &str = "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"1\"\r\n\
+        Content-Range: bytes 0-3/10\r\nContent-Length: 4\r\n\r\n0123";
+    const REST: &str = "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"1\"\r\n\
+        Content-Range: bytes 4-9/10\r\nContent-Length: 6\r\n\r\n456789";
+    const OTHER: &str = "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"2\"\r\n\
+        Content-Range: bytes 4-9/10\r\nContent-Length: 6\r\n\r\nEFGHIJ";
+    const WHOLE: &str =
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"2\"\r\nContent-Length: 10\r\n\r\nABCDEFGHIJ";
+    let range = GET.replace("Connection", "Range: bytes=0-3\r\nConnection");
+    for (rest, requests, body) in [(REST, 2, "\r\n\r\n0123456789"), (OTHER, 3, "\r\n\r\nABCDEFGHIJ")] {
+        let upstream = Upstream::answering_by(move |request| {
+            let request = request.to_lowercase();
+            let asks_for = |field: &str| request.contains(field);
+            vec![match (asks_for("range: bytes=0-3\r\n"), asks_for("range: bytes=4-\r\n")) {
+                (true, _) => PART,
+                (_, true) if asks_for("if-range: \"1\"\r\n") => rest,
+                _ => WHOLE,
+            }]
+        });
+        let upstream = upstream.await;
+        let gateway = gateway(upstream.address, &[]).await;
+        let part = ask(gateway.address, &range).await;
+        assert!(part.starts_with("HTTP/1.1 206 ") && part.ends_with("\r\n\r\n0123"), "{part}");
+        for x_cache in ["x-cache: MISS\r\n", "x-cache: HIT\r\n"] {
+            let whole = ask(gateway.address, GET).await;
+            assert!(whole.starts_with("HTTP/1.1 200 ") && whole.ends_with(body), "{whole}");
+            assert!(whole.contains(x_cache) && whole.to_lowercase().contains("content-length: 10\r\n"), "{whole}");
+        }
+        assert_eq!(upstream.requests(), requests);
     }
 }
 

@@ -5,8 +5,10 @@
 mod stage;
 
 use http::request::Parts;
-use larder::{Cache, CacheLayer, Policy};
-use stage::{Answer, LONG, Reply, Stage, honest, reply, told, wait};
+use http_body_util::Empty;
+use larder::{Cache, CacheLayer, Caching, CompleteLayer, Policy};
+use stage::{Answer, Fields, LONG, Reply, Stage, answer, honest, joined, reply, told, wait};
+use tower::Layer;
 
 const WHOLE: &str = "0123456789";
 
@@ -183,4 +185,194 @@ async fn an_error_in_answer_to_a_range_is_not_stored_for_others() {
         assert_eq!(range(&stage, "bytes=cow").await.status, status);
         assert_eq!(stage.get(&[]).await.told(), told("MISS", 200, WHOLE), "{status}");
     }
+}
+
+/// What a client gets where parts are completed.
+async fn completed(stage: &Stage, method: &str, fields: Fields<'_>) -> Answer {
+    let origin = CompleteLayer::new(Empty::new).layer(stage.origin.clone());
+    answer(stage.layer.layer(origin), method, "/page", fields).await.unwrap()
+}
+
+/// `Range` and `If-Range` of the requests that the origin saw, but for the first, which brought the part.
+fn asked(stage: &Stage) -> Vec<(String, String)> {
+    let seen = stage.origin.seen.lock().unwrap();
+    seen.iter().skip(1).map(|(_, headers)| (joined(headers, "range"), joined(headers, "if-range"))).collect()
+}
+
+fn asks(of: &[(&str, &str)]) -> Vec<(String, String)> {
+    of.iter().map(|(range, condition)| ((*range).to_owned(), (*condition).to_owned())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_part_is_asked_for_alone() {
+    for (part, rest) in [("bytes=0-3", "bytes=4-"), ("bytes=7-9", "bytes=0-6")] {
+        let stage = Stage::shared(in_parts);
+        range(&stage, part).await;
+        let whole = completed(&stage, "GET", &[]).await;
+        assert_eq!(whole.told(), told("MISS", 200, WHOLE), "{part}");
+        assert_eq!(
+            (whole.field("content-range"), whole.field("content-length"), whole.field("etag")),
+            (String::new(), "10".to_owned(), "\"a\"".to_owned())
+        );
+        assert_eq!(asked(&stage), asks(&[(rest, "\"a\"")]));
+        assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, WHOLE), "the whole is stored");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_rest_is_put_in_its_place_too() {
+    for came in ["bytes 2-9/10", "bytes 0-9/10"] {
+        let stage = Stage::shared(move |head, call| match call {
+            1 => in_parts(head, call),
+            _ => {
+                let fields = [("etag", "\"a\""), ("content-range", came)];
+                reply(206, &fields, &WHOLE[came[6..7].parse().unwrap()..])
+            }
+        });
+        range(&stage, "bytes=0-3").await;
+        assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, WHOLE), "{came}");
+        assert_eq!(stage.calls(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_has_another_representation_by_now_sends_it() {
+    let stage = Stage::shared(|head, call| match call {
+        1 => in_parts(head, call),
+        _ => reply(200, &[("cache-control", LONG), ("etag", "\"b\"")], "another"),
+    });
+    range(&stage, "bytes=0-3").await;
+    assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, "another"));
+    assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "another"));
+    assert_eq!(stage.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_put_together_is_asked_for_as_a_whole() {
+    let cow = |status, etag: &'static str, stated: &'static str| {
+        let fields = [("cache-control", LONG), ("etag", etag), ("content-range", stated)];
+        reply(status, if stated.is_empty() { &fields[..2] } else { &fields }, "456789")
+    };
+    for (status, etag, stated) in [
+        (206, "\"b\"", "bytes 4-9/10"),
+        (206, "W/\"a\"", "bytes 4-9/10"),
+        (206, "\"a\"", "bytes 4-8/10"),
+        (206, "\"a\"", "bytes 5-9/10"),
+        (206, "\"a\"", "bytes 4-9/11"),
+        (206, "\"a\"", "bytes 4-9/*"),
+        (206, "\"a\"", "bytes 9-4/10"),
+        (206, "\"a\"", ""),
+        (416, "\"a\"", "bytes */4"),
+        (400, "\"a\"", ""),
+        (500, "\"a\"", ""),
+    ] {
+        let stage = Stage::shared(move |head, call| match call {
+            2 => cow(status, etag, stated),
+            _ => in_parts(head, call),
+        });
+        range(&stage, "bytes=0-3").await;
+        assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, WHOLE), "{status} {etag} {stated}");
+        assert_eq!(asked(&stage), asks(&[("bytes=4-", "\"a\""), ("", "")]));
+        assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, WHOLE));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_cannot_be_reached_is_not_asked_twice() {
+    let stage = Stage::shared(|head, call| match call {
+        1 => in_parts(head, call),
+        _ => {
+            let mut answer = reply(504, &[], "too slow")?;
+            answer.extensions_mut().insert(Caching::unreachable());
+            Ok(answer)
+        }
+    });
+    range(&stage, "bytes=0-3").await;
+    assert_eq!(completed(&stage, "GET", &[]).await.status, 504);
+    assert_eq!(stage.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_part_without_a_strong_validator_is_used_only_if_it_is_the_whole() {
+    for etag in [None, Some("W/\"a\"")] {
+        let without = move |answer: Reply| {
+            let mut answer = answer?;
+            answer.headers_mut().remove("etag");
+            if let Some(etag) = etag {
+                answer.headers_mut().insert("etag", etag.parse().unwrap());
+            }
+            Ok(answer)
+        };
+        let in_parts_only = Stage::shared(move |head, call| without(in_parts(head, call)));
+        range(&in_parts_only, "bytes=0-3").await;
+        assert_eq!(completed(&in_parts_only, "GET", &[]).await.told(), told("MISS", 200, WHOLE));
+        assert_eq!(asked(&in_parts_only), asks(&[("bytes=4-", ""), ("", "")]), "{etag:?}");
+        let whole_next = Stage::shared(move |head, call| match call {
+            1 => without(in_parts(head, call)),
+            _ => reply(200, &[("cache-control", LONG)], WHOLE),
+        });
+        range(&whole_next, "bytes=0-3").await;
+        assert_eq!(completed(&whole_next, "GET", &[]).await.told(), told("MISS", 200, WHOLE));
+        assert_eq!(asked(&whole_next), asks(&[("bytes=4-", "")]), "{etag:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_client_that_wants_the_whole_has_it_completed() {
+    for (method, fields) in
+        [("GET", &[("range", "bytes=2-8")][..]), ("GET", &[("if-match", "\"a\"")]), ("HEAD", &[]), ("POST", &[])]
+    {
+        let stage = Stage::shared(in_parts);
+        range(&stage, "bytes=0-3").await;
+        completed(&stage, method, fields).await;
+        let range = fields.iter().find(|field| field.0 == "range").map_or("", |field| field.1);
+        assert_eq!(asked(&stage), asks(&[(range, "")]), "{method} {fields:?}");
+    }
+    let stage = Stage::shared(in_parts);
+    range(&stage, "bytes=4-5").await;
+    assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, WHOLE));
+    assert_eq!(asked(&stage), asks(&[("", "")]), "no one range has all that is missing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_breaks_off_is_neither_stored_nor_followed_by_what_is() {
+    for (part, stated, came, seen) in
+        [("bytes=0-3", "bytes 4-9/10", "456", "0123456"), ("bytes=7-9", "bytes 0-6/10", "01234", "01234")]
+    {
+        let stage = Stage::shared(move |head, call| match call {
+            1 => in_parts(head, call),
+            _ => reply(206, &[("cache-control", LONG), ("etag", "\"a\""), ("content-range", stated)], came),
+        });
+        range(&stage, part).await;
+        let broken = completed(&stage, "GET", &[]).await;
+        assert_eq!((broken.body.as_str(), broken.field("content-length").as_str()), (seen, "10"));
+        assert_eq!(stage.get(&[]).await.x_cache(), "MISS", "{part}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_may_not_be_stored_goes_to_its_client_only() {
+    for field in [("cache-control", "no-store"), ("cache-control", "private"), ("set-cookie", "a=1")] {
+        let stage = Stage::shared(move |head, call| {
+            let mut answer = in_parts(head, call)?;
+            if call == 2 {
+                answer.headers_mut().insert(field.0, field.1.parse().unwrap());
+            }
+            Ok(answer)
+        });
+        range(&stage, "bytes=0-3").await;
+        let whole = completed(&stage, "GET", &[]).await;
+        assert_eq!((whole.told(), whole.field(field.0).as_str()), (told("MISS", 200, WHOLE), field.1));
+        assert_eq!(stage.get(&[]).await.x_cache(), "BYPASS", "{field:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_whole_shares_the_one_that_is_completed() {
+    let stage = Stage::shared(in_parts);
+    range(&stage, "bytes=0-3").await;
+    let (one, other) = tokio::join!(completed(&stage, "GET", &[]), completed(&stage, "GET", &[]));
+    assert_eq!((one.told(), other.told()), (told("MISS", 200, WHOLE), told("MISS", 200, WHOLE)));
+    assert!(!one.tells("collapsed") && other.tells("collapsed"), "{other:?}");
+    assert_eq!(stage.calls(), 2);
 }

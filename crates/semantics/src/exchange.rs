@@ -3,7 +3,7 @@
 //! ```text
 //! Intake::of(head, policy)            -> Bypass | Lookup
 //! Lookup::select(entry, headers, ..)  -> Hit | Refresh(Hit, Forward) | Variant | Forward | Unsatisfied
-//! Forward::prepare(headers)           asks the origin whether what is held still holds
+//! Forward::prepare(head)              asks the origin whether what is held still holds, or for the rest of a part
 //! Forward::receive(head, ..)          -> Store(Admission) | Freshened(Hit, Admission) | Stale(Hit) | Pass
 //! Forward::fail(headers, now)         -> Hit, when the origin cannot be reached
 //! Admission::complete(body, ..)       -> what to store
@@ -14,9 +14,11 @@ mod forward;
 mod hit;
 mod intake;
 mod lookup;
+mod rest;
 
 pub use admission::{Admission, Filling};
 pub use forward::{Asked, Forward, Received, Throttled};
 pub use hit::{Answer, Hit};
 pub use intake::{Intake, ask_for_all, conditions, restore};
 pub use lookup::{Lookup, Selected};
+pub use rest::{Gap, Joined, Rest};

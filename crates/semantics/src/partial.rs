@@ -1,11 +1,12 @@
 //! Partial responses (RFC 9110 section 15.3.7) as they are stored, and combined (RFC 9111 sections 3.3 and 3.4).
 
 use crate::{
+    exchange::Gap,
     range::Part,
     stored::{self, StoredResponse},
     validation::{self, Validators},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// Which bytes of a representation a response has.
@@ -83,12 +84,33 @@ impl Extent {
         Some((Part::between(first, first + (to - from))?, stored.slice(at(from)..at(to))))
     }
 
-    fn is_of(self, body: &Bytes) -> bool {
+    /// Whether a body is as long as it must be.
+    pub(crate) fn is_of(self, body: &Bytes) -> bool {
         self.end - self.first == body.len() as u64
     }
 
-    fn meets(self, other: Self) -> bool {
-        self.length == other.length && self.first <= other.end && other.first <= self.end
+    /// The range that asks for all that is missing, if it is one: the end or the beginning.
+    pub(crate) fn missing(self) -> Option<String> {
+        match (self.first, self.end) {
+            (0, end) if end < self.length => Some(format!("bytes={end}-")),
+            (first @ 1.., end) if end == self.length => Some(format!("bytes=0-{}", first - 1)),
+            _ => None,
+        }
+    }
+
+    /// Both together, if there is no gap between them.
+    pub(crate) fn with(self, other: Self) -> Option<Self> {
+        let is_one = self.length == other.length && self.first <= other.end && other.first <= self.end;
+        is_one.then(|| Self { first: self.first.min(other.first), end: self.end.max(other.end), ..self })
+    }
+
+    /// Where a part that came, and that meets this one, belongs in the stored body.
+    pub(crate) fn gap(self, came: Self, stored: &Bytes) -> Gap {
+        let of_stored = |first: u64, end: u64| {
+            Part::between(first, end).and_then(|part| self.slice(part, stored)).map_or_else(Bytes::new, |held| held.1)
+        };
+        let (before, after) = (of_stored(self.first, came.first), of_stored(came.end.max(self.first), self.end));
+        Gap { before, length: came.end - came.first, after }
     }
 }
 
@@ -100,20 +122,10 @@ pub(crate) fn combined(stored: &StoredResponse, came: &StoredResponse, limit: u6
     }
     let (old, new) = (Extent::of_part(&stored.headers)?, Extent::of_part(&came.headers)?);
     let are_one = Validators::are_same(&stored.headers, &came.headers);
-    if !are_one || !old.is_of(&stored.body) || !new.is_of(&came.body) || !old.meets(new) {
-        return None;
-    }
-    let extent = Extent { first: old.first.min(new.first), end: old.end.max(new.end), length: new.length };
-    if extent.end - extent.first > limit {
-        return None;
-    }
-    let of_old = |first: u64, end: u64| {
-        Part::between(first, end).and_then(|part| old.slice(part, &stored.body)).map_or_else(Bytes::new, |held| held.1)
-    };
-    let mut body = BytesMut::new();
-    body.extend_from_slice(&of_old(old.first, new.first));
-    body.extend_from_slice(&came.body);
-    body.extend_from_slice(&of_old(new.end.max(old.first), old.end));
+    let is_sound = are_one && old.is_of(&stored.body) && new.is_of(&came.body);
+    let extent = old.with(new).filter(|both| is_sound && both.end - both.first <= limit)?;
+    let Gap { before, after, .. } = old.gap(new, &stored.body);
+    let body = Bytes::from([before, came.body.clone(), after].concat());
     let mut headers = validation::freshened(&stored.headers, &came.headers);
     stored::clean(&mut headers);
     let told = if extent.is_whole() {
@@ -130,7 +142,7 @@ pub(crate) fn combined(stored: &StoredResponse, came: &StoredResponse, limit: u6
             headers.try_insert(name, value).ok()?;
         }
     }
-    Some(StoredResponse { status: told.0, headers, body: body.freeze(), ..came.clone() })
+    Some(StoredResponse { status: told.0, headers, body, ..came.clone() })
 }
 
 #[cfg(test)]

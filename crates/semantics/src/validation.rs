@@ -152,6 +152,11 @@ fn weak(one: &[u8], two: &[u8]) -> bool {
     one.strip_prefix(b"W/").unwrap_or(one) == two.strip_prefix(b"W/").unwrap_or(two)
 }
 
+/// The strong entity tag of a response, if it has one.
+pub(crate) fn strong_validator(response: &HeaderMap) -> Option<&HeaderValue> {
+    response.get(header::ETAG).filter(|etag| strong(etag.as_bytes(), etag.as_bytes()))
+}
+
 /// Whether two entity tags are the same by strong comparison.
 fn strong(one: &[u8], two: &[u8]) -> bool {
     one == two && !one.starts_with(b"W/")

@@ -10,13 +10,13 @@ pub mod serve;
 
 pub use options::{Options, Secret, Upstream};
 
-use http_body_util::Either;
-use larder::{Cache, CacheLayer, MemoryStore, Policy, Ttl};
+use http_body_util::{Either, Empty};
+use larder::{Cache, CacheLayer, CompleteLayer, MemoryStore, Policy, Ttl};
 use larder_redis::RedisStore;
 use proxy::Proxy;
 use std::convert::Infallible;
 use tokio::net::TcpListener;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 /// An error of any kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -29,10 +29,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), BoxError> {
     let proxy = Proxy::new(options.upstream.clone(), options.timeout());
     let cache = cache(options).await?;
-    let cached = layer(options, cache.clone())?.layer(service_fn(move |request| {
+    let upstream = service_fn(move |request| {
         let proxy = proxy.clone();
         async move { Ok::<_, Infallible>(proxy.forward(request).await) }
-    }));
+    });
+    let cached = ServiceBuilder::new()
+        .layer(layer(options, cache.clone())?)
+        .layer(CompleteLayer::new(|| Either::Right(Empty::new())))
+        .service(upstream);
     // What is no request to forward is answered before the cache is asked, which thus sees what the upstream sees.
     let (purged, token) = (cache.clone(), options.admin_token.clone());
     let gateway = service_fn(move |request| {
@@ -42,7 +46,9 @@ pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future
                 Ok(request) if purge::is_asked(request.method()) => {
                     Ok(purge::answer(request, &purged, token.as_ref()).await.map(Either::Right))
                 }
-                Ok(request) => cached.oneshot(request).await.map(|response| response.map(Either::Left)),
+                Ok(request) => {
+                    cached.oneshot(request.map(Either::Left)).await.map(|response| response.map(Either::Left))
+                }
                 Err(refusal) => Ok(refusal.into_response().map(Either::Right)),
             }
         }

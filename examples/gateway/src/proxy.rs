@@ -13,7 +13,7 @@ use http::{
     uri::Authority,
 };
 use http_body::Body;
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Either, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -127,10 +127,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// The way to the upstream. Clones share their connections.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    client: Client<HttpConnector, Watched<Incoming>>,
+    client: Client<HttpConnector, Watched<Asking>>,
     upstream: Upstream,
     timeout: Duration,
 }
+
+/// The body of a client's request, or of one of the gateway's own.
+pub(crate) type Asking = Either<Incoming, Empty<Bytes>>;
 
 /// A body of the upstream's, or of the gateway's own.
 type Answered = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -149,7 +152,7 @@ impl Proxy {
     }
 
     /// The upstream's answer; or 502 when it gives none, and 504 when it takes too long.
-    pub(crate) async fn forward(&self, request: Request<Incoming>) -> Response<Answered> {
+    pub(crate) async fn forward(&self, request: Request<Asking>) -> Response<Answered> {
         let (mut head, body) = request.into_parts();
         let (body, progress) = Watched::new(body);
         head.uri = self.upstream.uri(head.uri.path_and_query());

@@ -145,7 +145,7 @@ impl Stay {
         let conditions = is_held.then(|| exchange::conditions(&head.headers));
         if let Some(forward) = &forward {
             self.front.rules.settle_host(&mut head);
-            forward.prepare(&mut head.headers, &self.front.rules.policy);
+            forward.prepare(&mut head, &self.front.rules.policy);
         }
         let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant, conditions);
         let asked_at = Instant::now();

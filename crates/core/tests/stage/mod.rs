@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, Policy};
 use std::{
@@ -112,15 +113,7 @@ impl Stage {
     }
 
     pub async fn try_ask(&self, method: &str, uri: &str, fields: Fields<'_>) -> Result<Answer, Unreachable> {
-        let request = Request::builder().method(method).uri(uri);
-        let request = if uri.starts_with('/') { request.header("host", "shop.example") } else { request };
-        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let response =
-            self.layer.layer(self.origin.clone()).oneshot(request.body(Empty::<Bytes>::new()).unwrap()).await?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        answer(self.layer.layer(self.origin.clone()), method, uri, fields).await
     }
 
     pub async fn ask(&self, method: &str, uri: &str, fields: Fields<'_>) -> Answer {
@@ -145,6 +138,22 @@ impl Stage {
         let (method, headers) = seen.last().unwrap();
         (method.clone(), joined(headers, name))
     }
+}
+
+/// What a service answers.
+pub async fn answer<S, B>(service: S, method: &str, uri: &str, fields: Fields<'_>) -> Result<Answer, Unreachable>
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Unreachable>,
+    B: Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let request = Request::builder().method(method).uri(uri);
+    let request = if uri.starts_with('/') { request.header("host", "shop.example") } else { request };
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let response = service.oneshot(request.body(Empty::new()).unwrap()).await?;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
 }
 
 pub fn reply(status: u16, fields: Fields<'_>, body: &'static str) -> Reply {

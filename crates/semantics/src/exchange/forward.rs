@@ -1,6 +1,6 @@
 //! The third step: what is asked of the origin, and what its answer comes to.
 
-use super::{Admission, Filling, Hit, Lookup, admission::union, lookup::Choices};
+use super::{Admission, Filling, Hit, Lookup, Rest, admission::union, lookup::Choices};
 use crate::{
     delivery::Delivery,
     directives::RequestDirectives,
@@ -148,16 +148,25 @@ impl Forward {
 
     /// Takes out of the request what the origin must not see, and makes it ask whether the stored response still holds,
     /// if there is one that can be asked for (RFC 9111 section 4.3.1). A part is then not asked for: should the origin
-    /// have another response, it is stored.
-    pub fn prepare(&self, request: &mut HeaderMap, policy: &Policy) {
+    /// have another response, it is stored. Where the whole is asked for and a part is stored, the request carries what is
+    /// missing as an extension: [`Rest`].
+    pub fn prepare(&self, request: &mut request::Parts, policy: &Policy) {
+        let headers = &mut request.headers;
         if policy.sealed {
-            sealing::seal(request, policy, self.storable);
+            sealing::seal(headers, policy, self.storable);
         } else {
-            policy.targets.iter().for_each(|target| target.announce(request));
+            policy.targets.iter().for_each(|target| target.announce(headers));
         }
         if let Some(held) = self.held().filter(|_| self.can_ask()) {
-            validation::ask(request, held);
-            request.remove(header::RANGE);
+            validation::ask(headers, held);
+            headers.remove(header::RANGE);
+        }
+        if let Some(part) = self.joins.clone()
+            && self.lookup.method == Method::GET
+            && !self.lookup.asks_for_less
+            && let Some(rest) = Rest::of(part)
+        {
+            request.extensions.insert(rest);
         }
     }
 
@@ -352,7 +361,7 @@ impl Forward {
             limit: policy.max_body,
             makes_etag: policy.make_etags && status == StatusCode::OK,
             cost_before,
-            joins: self.joins,
+            joins: self.joins.filter(|_| status == StatusCode::PARTIAL_CONTENT),
             response: StoredResponse {
                 status,
                 headers,

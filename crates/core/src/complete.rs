@@ -1,0 +1,250 @@
+//! Asks the origin for what is missing of a stored part, and for the whole if that does not do.
+
+use crate::store::BoxFuture;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use larder_semantics::exchange::{Gap, Joined, Rest};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Completes stored parts: between a [`CacheLayer`](crate::CacheLayer) and the service that it caches, it has the origin
+/// asked for the rest alone where a client wants the whole and all but its beginning or its end is stored
+/// (RFC 9111 section 3.4).
+///
+/// What the cache then gets is a whole response. Should the origin answer with something else, as one may that ignores
+/// `If-Range`, it is asked again, for the whole; that is why the layer has to know how an empty body of a request is made.
+/// It does nothing unless the cache's policy stores parts ([`Policy::store_partial`](crate::Policy::store_partial)).
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{Empty, Full};
+/// use larder::{Cache, CacheLayer, CompleteLayer, Policy};
+/// use std::convert::Infallible;
+/// use tower::{ServiceBuilder, service_fn};
+///
+/// let origin = service_fn(async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Full::from("whole"))));
+/// let service = ServiceBuilder::new()
+///     .layer(CacheLayer::with_policy(Cache::in_memory(), Policy::shared_cache()))
+///     .layer(CompleteLayer::new(Empty::<Bytes>::new))
+///     .service(origin);
+/// # let _ = service;
+/// ```
+#[derive(Clone, Copy)]
+pub struct CompleteLayer<E> {
+    empty: E,
+}
+
+impl<E> CompleteLayer<E> {
+    /// With what makes the empty body of a request.
+    pub fn new(empty: E) -> Self {
+        Self { empty }
+    }
+}
+
+impl<E: Clone, S> Layer<S> for CompleteLayer<E> {
+    type Service = Complete<S, E>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Complete { inner, empty: self.empty.clone() }
+    }
+}
+
+impl<E> fmt::Debug for CompleteLayer<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompleteLayer").finish_non_exhaustive()
+    }
+}
+
+/// The service that a [`CompleteLayer`] makes of another.
+#[derive(Clone)]
+pub struct Complete<S, E> {
+    inner: S,
+    empty: E,
+}
+
+impl<S, E, Q, B> Service<Request<Q>> for Complete<S, E>
+where
+    S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    E: Fn() -> Q + Clone + Send + 'static,
+    Q: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<CompletedBody<B>>;
+    type Error = S::Error;
+    type Future = CompleteFuture<S::Future, B, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+        let state = match request.extensions_mut().remove::<Rest>() {
+            None => State::Whole { future: self.inner.call(request) },
+            Some(rest) => {
+                let another = self.inner.clone();
+                let completing = Self { inner: mem::replace(&mut self.inner, another), empty: self.empty.clone() };
+                State::Rest { future: Box::pin(completing.complete(rest, request)) }
+            }
+        };
+        CompleteFuture { state }
+    }
+}
+
+impl<S, E> Complete<S, E> {
+    /// Asks the inner service, which is ready, for the rest.
+    async fn complete<Q, B>(mut self, rest: Rest, request: Request<Q>) -> Result<Response<CompletedBody<B>>, S::Error>
+    where
+        S: Service<Request<Q>, Response = Response<B>>,
+        E: Fn() -> Q,
+        B: Body<Data = Bytes>,
+    {
+        let (mut head, body) = request.into_parts();
+        let whole = head.clone();
+        rest.ask(&mut head.headers);
+        let (head, body) = self.inner.call(Request::from_parts(head, body)).await?.into_parts();
+        match rest.join(head) {
+            Joined::Whole(head, gap) => Ok(Response::from_parts(head, CompletedBody::within(gap, body))),
+            Joined::Other(head) => Ok(Response::from_parts(head, CompletedBody::of(body))),
+            Joined::Unusable => {
+                drop(body);
+                poll_fn(|context| self.inner.poll_ready(context)).await?;
+                let response = self.inner.call(Request::from_parts(whole, (self.empty)())).await?;
+                Ok(response.map(CompletedBody::of))
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug, E> fmt::Debug for Complete<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Complete").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The response of a [`Complete`] service, on its way.
+    pub struct CompleteFuture<F, B, X> {
+        #[pin]
+        state: State<F, B, X>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = StateProjected]
+    enum State<F, B, X> {
+        Whole { #[pin] future: F },
+        Rest { future: BoxFuture<'static, Result<Response<CompletedBody<B>>, X>> },
+    }
+}
+
+impl<F, B, X> Future for CompleteFuture<F, B, X>
+where
+    B: Body<Data = Bytes>,
+    F: Future<Output = Result<Response<B>, X>>,
+{
+    type Output = Result<Response<CompletedBody<B>>, X>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjected::Whole { future } => {
+                future.poll(context).map(|answered| answered.map(|response| response.map(CompletedBody::of)))
+            }
+            StateProjected::Rest { future } => future.as_mut().poll(context),
+        }
+    }
+}
+
+impl<F, B, X> fmt::Debug for CompleteFuture<F, B, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Whole { .. } => "CompleteFuture(whole)",
+            State::Rest { .. } => "CompleteFuture(rest)",
+        })
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body as it came, or with what is stored before it or after it.
+    pub struct CompletedBody<B> {
+        before: Bytes,
+        #[pin]
+        body: B,
+        // How many bytes must come before what is stored may follow them.
+        missing: u64,
+        after: Bytes,
+        trailers: Option<HeaderMap>,
+        is_over: bool,
+    }
+}
+
+impl<B: Body<Data = Bytes>> CompletedBody<B> {
+    fn of(body: B) -> Self {
+        Self::within(Gap::default(), body)
+    }
+
+    fn within(gap: Gap, body: B) -> Self {
+        let Gap { before, length: missing, after } = gap;
+        let is_over = body.is_end_stream();
+        Self { before, body, missing, after, trailers: None, is_over }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for CompletedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        if !this.before.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(this.before)))));
+        }
+        while !*this.is_over {
+            match ready!(this.body.as_mut().poll_frame(context)?) {
+                None => *this.is_over = true,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        *this.missing = this.missing.wrapping_sub(data.len() as u64);
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Err(frame) => *this.trailers = frame.into_trailers().ok().or(this.trailers.take()),
+                },
+            }
+        }
+        // After a body that broke off, what follows would stand in the wrong place.
+        if *this.missing == 0 && !this.after.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(this.after)))));
+        }
+        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let has_more = !self.before.is_empty() || !self.after.is_empty() || self.trailers.is_some();
+        !has_more && (self.is_over || self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, stored) = (self.body.size_hint(), (self.before.len() + self.after.len()) as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + stored);
+        }
+        hint.set_lower(hint.lower() + stored);
+        hint
+    }
+}
+
+impl<B> fmt::Debug for CompletedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, after) = (self.before.len(), self.after.len());
+        f.debug_struct("CompletedBody").field("before", &before).field("after", &after).finish_non_exhaustive()
+    }
+}
