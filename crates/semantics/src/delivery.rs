@@ -48,8 +48,8 @@ impl PartialEq for Delivery {
 
 impl Eq for Delivery {}
 
-/// The fields that this cache writes.
-static OWN: [HeaderName; 4] = [header::AGE, X_CACHE, CACHE_STATUS, X_CACHE_KEY];
+/// The fields that differ between deliveries.
+static OWN: [HeaderName; 3] = [header::AGE, CACHE_STATUS, X_CACHE_KEY];
 
 /// What `X-Cache` says of what is delivered so.
 const HIT: &str = "HIT";
@@ -57,7 +57,8 @@ const HIT: &str = "HIT";
 #[derive(Debug)]
 struct Form {
     kind: Kind,
-    /// Those of the response; and those that tell of the cache, empty but for `X-Cache`.
+    /// Those that differ between deliveries, empty and before all others: to look them up by their names would take as long
+    /// as all the rest. Then what tells the same each time, and those of the response.
     headers: HeaderMap,
 }
 
@@ -78,11 +79,11 @@ impl Kind {
         }
     }
 
-    /// The fields that are told, the age first.
+    /// The fields that differ between deliveries.
     fn fields(self) -> &'static [HeaderName] {
         match self {
             Self::Nothing => &OWN[..1],
-            Self::Status => &OWN[..3],
+            Self::Status => &OWN[..2],
             Self::Key => &OWN,
         }
     }
@@ -95,18 +96,20 @@ impl Form {
         if headers.contains_key(X_CACHE) || headers.contains_key(CACHE_STATUS) {
             return None;
         }
-        let mut headers = headers.clone();
-        for (name, value) in &mut headers {
+        let own = kind.fields();
+        let mut form = HeaderMap::try_with_capacity(headers.len() + own.len() + 1).ok()?;
+        for name in own {
+            form.try_insert(name, HeaderValue::from_static("")).ok()?;
+        }
+        if kind != Kind::Nothing {
+            form.try_insert(X_CACHE, HeaderValue::from_static(HIT)).ok()?;
+        }
+        for (name, value) in headers.iter().filter(|(name, _)| !own.contains(name)) {
             let is_it = |(field, known): &&(HeaderName, &str)| field == name && value.as_bytes() == known.as_bytes();
-            if let Some((_, known)) = KNOWN.iter().find(is_it) {
-                *value = HeaderValue::from_static(known);
-            }
+            let known = KNOWN.iter().find(is_it).map(|(_, known)| HeaderValue::from_static(known));
+            form.try_append(name, known.unwrap_or_else(|| value.clone())).ok()?;
         }
-        for name in kind.fields() {
-            let value = HeaderValue::from_static(if *name == X_CACHE { HIT } else { "" });
-            headers.try_insert(name, value).ok()?;
-        }
-        Some(Self { kind, headers })
+        form.keys().zip(own).all(|(first, own)| first == own).then_some(Self { kind, headers: form })
     }
 
     fn filled(&self, signature: Signature<'_>, age: i64) -> HeaderMap {
@@ -114,15 +117,7 @@ impl Form {
         let status = if self.kind == Kind::Nothing { None } else { told(identifier, outcome) };
         let key = if let Tells::Key(key) = tells { key.into_value() } else { None };
         let mut headers = self.headers.clone();
-        let (mut own, [age_field, _, status_field, key_field]) = ((seconds(age), status, key), &OWN);
-        // To look each of them up by its name takes longer than to pass by all.
-        for (name, place) in headers.iter_mut().filter(|(_, value)| value.is_empty()) {
-            let value = match name {
-                name if name == age_field => own.0.take(),
-                name if name == status_field => own.1.take(),
-                name if name == key_field => own.2.take(),
-                _ => None,
-            };
+        for (place, value) in headers.values_mut().zip([seconds(age), status, key]) {
             if let Some(value) = value {
                 *place = value;
             }

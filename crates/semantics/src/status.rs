@@ -62,7 +62,7 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
 pub(crate) fn seconds(number: i64) -> Option<HeaderValue> {
     const KNOWN: usize = 10_000;
     const WIDTH: usize = 4;
-    static DIGITS: [u8; KNOWN * WIDTH] = {
+    static BYTES: [u8; KNOWN * WIDTH] = {
         let (mut digits, mut at) = ([b'0'; KNOWN * WIDTH], 0);
         while at < digits.len() {
             digits[at] += (at / WIDTH / [1000, 100, 10, 1][at % WIDTH] % 10) as u8;
@@ -70,9 +70,13 @@ pub(crate) fn seconds(number: i64) -> Option<HeaderValue> {
         }
         digits
     };
+    static DIGITS: &str = match std::str::from_utf8(&BYTES) {
+        Ok(digits) => digits,
+        Err(_) => "",
+    };
     let known = usize::try_from(number).ok().filter(|number| *number < KNOWN).and_then(|number| {
         let written = 1 + usize::from(number > 9) + usize::from(number > 99) + usize::from(number > 999);
-        std::str::from_utf8(&DIGITS[(number + 1) * WIDTH - written..(number + 1) * WIDTH]).ok()
+        DIGITS.get((number + 1) * WIDTH - written..(number + 1) * WIDTH)
     });
     match known {
         Some(digits) => Some(HeaderValue::from_static(digits)),

@@ -42,7 +42,8 @@ impl Timestamp {
     /// The point `duration` later; the latest point there is when that overflows.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        let millis = duration.as_secs().saturating_mul(1000).saturating_add(u64::from(duration.subsec_millis()));
+        Self(self.0.saturating_add(millis))
     }
 }
 

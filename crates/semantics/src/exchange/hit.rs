@@ -35,6 +35,14 @@ pub struct Answer {
     pub is_whole: bool,
 }
 
+impl Answer {
+    /// What a rule answers, which no look-up takes for a response.
+    fn none() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { status, headers: HeaderMap::new(), body: Bytes::new(), is_whole: false }
+    }
+}
+
 impl Hit {
     /// What is left of its lifetime, in whole seconds.
     pub fn ttl(&self, now: Timestamp) -> i64 {
@@ -59,13 +67,13 @@ impl Hit {
 
     /// The answer, signed, in the form that the request asked for.
     pub fn answer(self, signature: Signature<'_>, now: Timestamp) -> Answer {
-        let (form, id) = (self.form.clone(), self.entry.id);
-        let Some(Answer { mut status, mut headers, body, .. }) = self.into_answer(signature, now) else {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Answer { status, headers: HeaderMap::new(), body: Bytes::new(), is_whole: false };
-        };
-        let is_whole = form == Form::Whole;
-        let stored = status;
+        let Self { entry, form, .. } = self;
+        let id = entry.id;
+        if form == Form::Whole {
+            return whole(entry, signature, now);
+        }
+        let Answer { status: stored, mut headers, body, .. } = whole(entry, signature, now);
+        let mut status = stored;
         let body = match form {
             Form::Whole => body,
             Form::Head => {
@@ -91,28 +99,7 @@ impl Hit {
                 Bytes::new()
             }
         };
-        Answer { status, headers, body, is_whole }
-    }
-
-    /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
-    fn into_answer(self, signature: Signature<'_>, now: Timestamp) -> Option<Answer> {
-        let age = |response: &StoredResponse| i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
-        let read_from_afar =
-            if Arc::strong_count(&self.entry) == 1 { Arc::try_unwrap(self.entry) } else { Err(self.entry) };
-        match read_from_afar {
-            Ok(Entry { content: Content::Response(response), .. }) => {
-                let age = age(&response);
-                let StoredResponse { status, mut headers, body, .. } = response;
-                signature.write(&mut headers, Some(age));
-                Some(Answer { status, headers, body, is_whole: true })
-            }
-            Err(entry) => {
-                let Content::Response(response) = &entry.content else { return None };
-                let headers = response.delivery.of(&response.headers, signature, age(response));
-                Some(Answer { status: response.status, headers, body: response.body.clone(), is_whole: true })
-            }
-            Ok(_) => None,
-        }
+        Answer { status, headers, body, is_whole: false }
     }
 
     fn response(&self) -> Option<&StoredResponse> {
@@ -120,5 +107,27 @@ impl Hit {
             Content::Response(response) => Some(response),
             Content::Variants(_) => None,
         }
+    }
+}
+
+/// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
+fn whole(entry: Arc<Entry>, signature: Signature<'_>, now: Timestamp) -> Answer {
+    let age = |response: &StoredResponse| i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
+    let read_from_afar = if Arc::strong_count(&entry) == 1 { Arc::try_unwrap(entry) } else { Err(entry) };
+    match read_from_afar {
+        Ok(Entry { content: Content::Response(response), .. }) => {
+            let age = age(&response);
+            let StoredResponse { status, mut headers, body, .. } = response;
+            signature.write(&mut headers, Some(age));
+            Answer { status, headers, body, is_whole: true }
+        }
+        Err(entry) => match &entry.content {
+            Content::Response(response) => {
+                let headers = response.delivery.of(&response.headers, signature, age(response));
+                Answer { status: response.status, headers, body: response.body.clone(), is_whole: true }
+            }
+            Content::Variants(_) => Answer::none(),
+        },
+        Ok(_) => Answer::none(),
     }
 }

@@ -244,19 +244,16 @@ impl Lookup {
                 return Fitness::Unfit(Reason::TooOldForRequest);
             }
         }
+        if !left.is_zero() {
+            let is_soon_over = self.client.min_fresh.is_some_and(|asked| left < asked);
+            return if is_soon_over { Fitness::Unfit(Reason::TooOldForRequest) } else { Fitness::Fresh };
+        }
         let stale = response.staleness(now);
-        match self.client {
-            _ if left.is_zero() && stale < response.stale.while_revalidate => Fitness::StaleWhileRevalidated,
-            RequestDirectives { max_stale: Some(limit), .. }
-                if left.is_zero() && stale <= limit && stale < response.stale.if_accepted =>
-            {
-                Fitness::Accepted
-            }
-            _ if left.is_zero() => Fitness::Unfit(Reason::Expired),
-            RequestDirectives { min_fresh: Some(asked), .. } if left < asked => {
-                Fitness::Unfit(Reason::TooOldForRequest)
-            }
-            _ => Fitness::Fresh,
+        let is_accepted = |limit| stale <= limit && stale < response.stale.if_accepted;
+        match self.client.max_stale {
+            _ if stale < response.stale.while_revalidate => Fitness::StaleWhileRevalidated,
+            Some(limit) if is_accepted(limit) => Fitness::Accepted,
+            _ => Fitness::Unfit(Reason::Expired),
         }
     }
 
