@@ -29,14 +29,21 @@ use tower_service::Service;
 /// use http_body_util::{Empty, Full};
 /// use larder::{Cache, CacheLayer, CompleteLayer, Policy};
 /// use std::convert::Infallible;
-/// use tower::{ServiceBuilder, service_fn};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// let origin = service_fn(async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Full::from("whole"))));
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Infallible> {
+/// let origin = service_fn(|_: Request<Empty<Bytes>>| async {
+///     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("whole")))
+/// });
 /// let service = ServiceBuilder::new()
 ///     .layer(CacheLayer::with_policy(Cache::in_memory(), Policy::shared_cache()))
 ///     .layer(CompleteLayer::new(Empty::<Bytes>::new))
 ///     .service(origin);
-/// # let _ = service;
+/// let response = service.oneshot(Request::new(Empty::new())).await?;
+/// assert_eq!(response.headers()["x-cache"], "MISS");
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Copy)]
 pub struct CompleteLayer<E> {
