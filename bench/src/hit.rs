@@ -2,9 +2,9 @@
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use larder::{Cache, Ttl};
+use larder::{Cache, DebugHeaders, Ttl};
 use larder_axum::AxumRouting;
 use quick_cache::sync::Cache as Bounded;
 use std::{
@@ -56,20 +56,39 @@ pub fn request() -> Request<Body> {
 }
 
 /// What any cache in memory has to do: look up, clone the headers, make a response.
-fn floor() -> impl FnMut(Vec<Request<Body>>) {
-    let stored = shelf();
+fn floor(headers: HeaderMap) -> impl FnMut(Vec<Request<Body>>) {
+    let stored = shelf(headers);
     move |requests| on_the_floor(&stored, requests)
+}
+
+/// The handler's headers, known beforehand: a clone of them counts nothing.
+fn known() -> HeaderMap {
+    let fields = [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=3600")];
+    fields.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).into_iter().collect()
+}
+
+/// The headers as the handler makes them, which is how a cache gets them.
+fn made() -> HeaderMap {
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(router().call(request())).expect("an answer").into_parts().0.headers
+}
+
+/// With what a hit tells besides, were all of it known beforehand.
+fn telling_all(mut headers: HeaderMap) -> HeaderMap {
+    for (name, value) in [
+        ("age", "1"),
+        ("x-cache", "HIT"),
+        ("cache-status", "larder; hit; ttl=3599; detail=near"),
+        ("x-cache-key", "route:GET:shop.example:/items/7?size=35"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
 }
 
 type Shelf = Bounded<String, Arc<(HeaderMap, Bytes)>>;
 
-fn shelf() -> Shelf {
-    let mut headers = HeaderMap::new();
-    for (name, value) in
-        [("content-type", "application/json"), ("x-request-cost", "12"), ("cache-control", "max-age=3600")]
-    {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+fn shelf(headers: HeaderMap) -> Shelf {
     let stored = Bounded::new(1000);
     stored.insert("route:GET:shop.example:/items/7?size=35".to_owned(), Arc::new((headers, body())));
     stored
@@ -106,8 +125,12 @@ where
 
 /// The layer around the whole router.
 pub fn around() -> impl FnMut(Vec<Request<Body>>) {
+    telling(DebugHeaders::default())
+}
+
+fn telling(headers: DebugHeaders) -> impl FnMut(Vec<Request<Body>>) {
     let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
-    warmed(cache.layer().ttl(Ttl::STANDARD).layer(router()))
+    warmed(cache.layer().ttl(Ttl::STANDARD).debug_headers(headers).layer(router()))
 }
 
 fn within() -> impl FnMut(Vec<Request<Body>>) {
@@ -132,9 +155,12 @@ where
 /// The cases, by name; each takes [`CALLS`] requests.
 pub fn cases() -> Vec<(&'static str, Case)> {
     vec![
-        ("floor: lookup, header clone, response", Box::new(floor())),
+        ("floor: lookup, header clone, response", Box::new(floor(known()))),
         ("bare router", Box::new(service(router()))),
         ("layer around the router", Box::new(around())),
+        ("the same, `DebugHeaders::Off`", Box::new(telling(DebugHeaders::Off))),
+        ("floor, of the headers as the handler makes them", Box::new(floor(made()))),
+        ("floor, of these and all that the layer tells", Box::new(floor(telling_all(made())))),
         ("layer in the router (`Router::layer`)", Box::new(within())),
     ]
 }
@@ -145,7 +171,7 @@ const BATCH: usize = 100;
 /// Nanoseconds for each hit of the same page by each of so many threads at the same time: of the floor, and of the layer
 /// around the router.
 pub fn together(threads: usize) -> (f64, f64) {
-    let stored = Arc::new(shelf());
+    let stored = Arc::new(shelf(known()));
     let floor = of_threads(threads, || {
         let stored = stored.clone();
         move |requests| on_the_floor(&stored, requests)

@@ -10,7 +10,11 @@ use crate::{
     status::{cache_status, seconds},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use std::{cell::RefCell, sync::OnceLock};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 /// The headers of a stored response with room for what a delivery tells, made by the first one.
 #[derive(Debug, Default)]
@@ -105,9 +109,7 @@ impl Form {
             form.try_insert(X_CACHE, HeaderValue::from_static(HIT)).ok()?;
         }
         for (name, value) in headers.iter().filter(|(name, _)| !own.contains(name)) {
-            let is_it = |(field, known): &&(HeaderName, &str)| field == name && value.as_bytes() == known.as_bytes();
-            let known = KNOWN.iter().find(is_it).map(|(_, known)| HeaderValue::from_static(known));
-            form.try_append(name, known.unwrap_or_else(|| value.clone())).ok()?;
+            form.try_append(lasting_name(name), lasting_value(name, value)).ok()?;
         }
         form.keys().zip(own).all(|(first, own)| first == own).then_some(Self { kind, headers: form })
     }
@@ -154,6 +156,28 @@ fn told(identifier: &str, outcome: Outcome) -> Option<HeaderValue> {
         Some(member)
     });
     kept.ok().flatten().or_else(|| cache_status(identifier, outcome, None))
+}
+
+/// How many names of fields are kept for good, and how long each may be.
+const MOST_NAMES: usize = 512;
+const LONGEST_NAME: usize = 64;
+
+/// The same name, of which nobody counts who has it: programs know few, so those that come first are kept for good.
+fn lasting_name(name: &HeaderName) -> HeaderName {
+    static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !names.contains(name.as_str()) && names.len() < MOST_NAMES && name.as_str().len() <= LONGEST_NAME {
+        names.insert(Box::leak(name.as_str().into()));
+    }
+    names.get(name.as_str()).map_or_else(|| name.clone(), |known| HeaderName::from_static(known))
+}
+
+/// The same value, of which nobody counts who has it if it is a common one, or a number.
+fn lasting_value(name: &HeaderName, value: &HeaderValue) -> HeaderValue {
+    let is_it = |(field, known): &&(HeaderName, &str)| field == name && value.as_bytes() == known.as_bytes();
+    let common = || KNOWN.iter().find(is_it).map(|(_, known)| HeaderValue::from_static(known));
+    let number = value.to_str().ok().and_then(|text| seconds(text.parse().ok()?));
+    number.filter(|number| number == value).or_else(common).unwrap_or_else(|| value.clone())
 }
 
 /// Values that many responses have, beginning with those that RFC 9204 appendix A knows: nobody counts who has them.
@@ -223,6 +247,13 @@ mod tests {
         let responses = [
             stored(&[]),
             stored(&[("content-type", "application/json"), ("cache-control", "max-age=3600"), ("x-cost", "12")]),
+            stored(&[
+                ("content-length", "1024"),
+                ("x-cost", "012"),
+                ("x-left", "-1"),
+                ("x-rate", "+5"),
+                ("etag", "10000"),
+            ]),
             stored(&[("content-type", "application/xhtml+xml"), ("vary", "Origin"), ("x-cache-key", "another's")]),
             stored(&[("x-cache", "MISS"), ("cache-status", "origin; fwd=miss")]),
             stored(&[("cache-status", "origin; fwd=miss"), ("etag", "\"1\"")]),

@@ -199,9 +199,20 @@ pub struct RequestDirectives {
 }
 
 impl RequestDirectives {
+    /// No directive.
+    pub(crate) const NOTHING: Self = Self {
+        no_store: false,
+        no_cache: false,
+        only_if_cached: false,
+        max_stale: None,
+        max_age: None,
+        stale_if_error: None,
+        min_fresh: None,
+    };
+
     /// Parses the directives of a request.
     pub fn parse(headers: &HeaderMap) -> Self {
-        let mut all = Self::default();
+        let mut all = Self::NOTHING;
         for member in members(headers, &header::CACHE_CONTROL) {
             match member.name() {
                 Some("no-store") => all.no_store = true,

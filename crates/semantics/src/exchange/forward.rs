@@ -3,7 +3,6 @@
 use super::{Admission, Filling, Hit, Lookup, Rest, admission::union, lookup::Choices};
 use crate::{
     delivery::Delivery,
-    directives::RequestDirectives,
     freshness::Arrival,
     groups::{self, CACHE_GROUPS},
     key::{self, EntryKey},
@@ -77,7 +76,7 @@ impl Forward {
             method: Method::POST,
             asks_for_less: false,
             credentials: Credentials::of(&head.headers, policy),
-            client: RequestDirectives::default(),
+            client: None,
             choices: Choices::of(policy),
             sought: None,
             variant: None,
@@ -243,7 +242,7 @@ impl Forward {
         let (entry, held) = (self.held.clone()?, self.held()?);
         let form = self.lookup.form(request, held).or_else(|| whole(held))?;
         // Within the time in which it is revalidated it answers anyhow, and so it does while it is fresh.
-        let allowed = self.lookup.client.stale_if_error.unwrap_or(Duration::MAX);
+        let allowed = self.lookup.client().stale_if_error.unwrap_or(Duration::MAX);
         let window = window(held.stale).min(allowed).max(held.stale.while_revalidate);
         let is_allowed = self.is_early && held.is_fresh(now) || held.staleness(now) < window;
         is_allowed.then_some(Hit { entry, form, stale: Some(Reason::ErrorStale) })

@@ -23,11 +23,7 @@ impl Intake {
         if told.has_content && matches!(head.method, Method::GET | Method::HEAD) {
             return Self::Bypass(Reason::Skipped);
         }
-        let client = if policy.honor_client_directives {
-            RequestDirectives::parse(&head.headers)
-        } else {
-            RequestDirectives::default()
-        };
+        let client = policy.honor_client_directives.then(|| Box::new(RequestDirectives::parse(&head.headers)));
         let is_keyed = || policy.key_headers.contains(&header::AUTHORIZATION);
         if policy.sealed && told.has_credentials && head.headers.contains_key(header::AUTHORIZATION) && !is_keyed() {
             return Self::Bypass(Reason::Authorization);

@@ -22,7 +22,8 @@ pub struct Lookup {
     /// Whether there are preconditions or ranges.
     pub(super) asks_for_less: bool,
     pub(super) credentials: Credentials,
-    pub(super) client: RequestDirectives,
+    /// What the client directs, if that counts: mostly it does not, and a look-up is passed on often.
+    pub(super) client: Option<Box<RequestDirectives>>,
     pub(super) choices: Choices,
     /// The request's query, if it is looked up by another.
     pub(super) sought: Option<Arc<Sought>>,
@@ -66,6 +67,11 @@ pub enum Selected {
 }
 
 impl Lookup {
+    /// What the client directs.
+    pub(super) fn client(&self) -> &RequestDirectives {
+        self.client.as_deref().unwrap_or(&RequestDirectives::NOTHING)
+    }
+
     /// Looks up by another query than the request's.
     pub fn seek(&mut self, sought: Option<Arc<Sought>>) {
         self.sought = sought;
@@ -133,7 +139,7 @@ impl Lookup {
             }
             (Fitness::StaleWhileRevalidated, Some(form)) => {
                 let hit = Hit { entry: entry.clone(), form, stale: Some(Reason::SwrRefresh) };
-                if self.client.only_if_cached {
+                if self.client().only_if_cached {
                     return Selected::Hit(hit);
                 }
                 Selected::Refresh(hit, self.refresh(entry, false))
@@ -156,13 +162,13 @@ impl Lookup {
 
     /// Whether the client takes what has been stale for so long in place of an error.
     fn accepts_errors_for(&self, stale: Duration) -> bool {
-        self.client.stale_if_error.is_none_or(|asked| stale < asked)
+        self.client().stale_if_error.is_none_or(|asked| stale < asked)
     }
 
     /// Whether it is time to fetch a fresh response anew.
     fn is_due(&self, response: &StoredResponse, now: Timestamp, seed: f64) -> bool {
         self.choices.early != Early::Never
-            && !self.client.only_if_cached
+            && !self.client().only_if_cached
             && response.stale.throttle.until <= now
             && !response.lifetime.is_zero()
             && {
@@ -229,15 +235,15 @@ impl Lookup {
         if response.basis == Basis::Policy && self.credentials.cookie {
             return Fitness::Foreign(Reason::Cookie);
         }
-        if self.client.no_store {
+        if self.client().no_store {
             return Fitness::Foreign(Reason::ClientDirective);
         }
-        if self.client.no_cache {
+        if self.client().no_cache {
             return Fitness::Unfit(Reason::ClientDirective);
         }
         let age = response.age(now);
         let left = response.lifetime.saturating_sub(age);
-        if let Some(limit) = self.client.max_age.filter(|limit| age > *limit) {
+        if let Some(limit) = self.client().max_age.filter(|limit| age > *limit) {
             // What a browser asks that reloads a page; what is immutable need not be asked for again (RFC 8246 section 2).
             let is_settled = limit.is_zero() && !left.is_zero() && directives::is_immutable(&response.headers);
             if !is_settled {
@@ -245,12 +251,12 @@ impl Lookup {
             }
         }
         if !left.is_zero() {
-            let is_soon_over = self.client.min_fresh.is_some_and(|asked| left < asked);
+            let is_soon_over = self.client().min_fresh.is_some_and(|asked| left < asked);
             return if is_soon_over { Fitness::Unfit(Reason::TooOldForRequest) } else { Fitness::Fresh };
         }
         let stale = response.staleness(now);
         let is_accepted = |limit| stale <= limit && stale < response.stale.if_accepted;
-        match self.client.max_stale {
+        match self.client().max_stale {
             _ if stale < response.stale.while_revalidate => Fitness::StaleWhileRevalidated,
             Some(limit) if is_accepted(limit) => Fitness::Accepted,
             _ => Fitness::Unfit(Reason::Expired),
@@ -269,10 +275,10 @@ impl Lookup {
 
     /// To the origin, with the stored response that it may confirm, or that answers if it fails.
     fn forward(self, reason: Reason, held: Option<Arc<Entry>>, headers: &HeaderMap) -> Selected {
-        if self.client.only_if_cached {
+        if self.client().only_if_cached {
             return Selected::Unsatisfied;
         }
-        let reason = if self.client.no_store || self.client.no_cache { Reason::ClientDirective } else { reason };
+        let reason = if self.client().no_store || self.client().no_cache { Reason::ClientDirective } else { reason };
         let seen = held.as_ref().map(|entry| entry.id);
         let forward = Forward { reason, seen, held, joins: None, storable: false, is_early: false, lookup: self };
         // A part never takes the place of a whole.
@@ -281,7 +287,7 @@ impl Lookup {
         let asks_for_part = headers.contains_key(header::RANGE) && !forward.can_ask() && !stores_part;
         // An answer to HEAD is stored only when it confirms what is held.
         let is_of_use = forward.lookup.method != Method::HEAD || forward.held.is_some();
-        let storable = is_of_use && !asks_for_part && !forward.lookup.client.no_store;
+        let storable = is_of_use && !asks_for_part && !forward.lookup.client().no_store;
         Selected::Forward(Forward { storable, ..forward })
     }
 }
