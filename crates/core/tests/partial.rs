@@ -278,6 +278,38 @@ async fn what_cannot_be_put_together_is_asked_for_as_a_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn parts_that_are_coded_otherwise_are_never_one() {
+    for (coding, other) in [(Some("gzip"), "br"), (None, "gzip")] {
+        let stage = Stage::shared(move |head, call| {
+            let mut answer = in_parts(head, call)?;
+            let coding = if call == 2 { Some(other) } else { coding };
+            if let Some(coding) = coding {
+                answer.headers_mut().insert("content-encoding", coding.parse().unwrap());
+            }
+            Ok(answer)
+        });
+        range(&stage, "bytes=0-3").await;
+        let whole = completed(&stage, "GET", &[]).await;
+        assert_eq!(
+            (whole.told(), whole.field("content-encoding").as_str()),
+            (told("MISS", 200, WHOLE), coding.unwrap_or(""))
+        );
+        assert_eq!(asked(&stage), asks(&[("bytes=4-", "\"a\""), ("", "")]));
+    }
+    let coded = Stage::shared(|head, call| {
+        let mut answer = in_parts(head, call)?;
+        if call == 1 {
+            answer.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+        }
+        Ok(answer)
+    });
+    range(&coded, "bytes=0-3").await;
+    let whole = completed(&coded, "GET", &[]).await;
+    assert_eq!((whole.told(), whole.field("content-encoding").as_str()), (told("MISS", 200, WHOLE), "gzip"));
+    assert_eq!(coded.calls(), 2, "a part need not say it again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_origin_that_cannot_be_reached_is_not_asked_twice() {
     let stage = Stage::shared(|head, call| match call {
         1 => in_parts(head, call),

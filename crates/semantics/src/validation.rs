@@ -99,9 +99,14 @@ impl<'a> Validators<'a> {
         }
     }
 
-    /// Whether two responses are of the same representation, by a strong entity tag.
-    pub(crate) fn are_same(one: &HeaderMap, two: &HeaderMap) -> bool {
-        Validators::of(one).etag.zip(Validators::of(two).etag).is_some_and(|(one, two)| strong(one, two))
+    /// Whether a part is of the same representation as a stored one, by a strong entity tag.
+    ///
+    /// There are origins that give the same tag to whatever they code by the way; what a part says of its coding must agree.
+    pub(crate) fn are_same(stored: &HeaderMap, came: &HeaderMap) -> bool {
+        let tags = Validators::of(stored).etag.zip(Validators::of(came).etag);
+        let codings = [stored, came].map(|headers| headers.get_all(header::CONTENT_ENCODING));
+        let agree = !came.contains_key(header::CONTENT_ENCODING) || codings[0] == codings[1];
+        agree && tags.is_some_and(|(one, two)| strong(one, two))
     }
 
     /// Whether the origin can be asked if the response still holds.
