@@ -190,7 +190,8 @@ impl<B: Body<Data = Bytes> + Send + 'static> Drop for Leading<B> {
 pub enum BodyError<E> {
     /// The inner service's body failed.
     Inner(E),
-    /// The body that several requests shared failed when another one read it, or this one read it too slowly.
+    /// The body that several requests shared failed when another one read it, or this one read it too slowly; or what was to
+    /// complete a stored part is not as long as it was to be.
     Broken,
 }
 

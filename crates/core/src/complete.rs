@@ -1,8 +1,8 @@
 //! Asks the origin for what is missing of a stored part, and for the whole if that does not do.
 
-use crate::store::BoxFuture;
+use crate::{body::BodyError, store::BoxFuture};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use larder_semantics::exchange::{Gap, Joined, Rest};
 use std::{
@@ -19,8 +19,9 @@ use tower_service::Service;
 /// asked for the rest alone where a client wants the whole and all but its beginning or its end is stored
 /// (RFC 9111 section 3.4).
 ///
-/// What the cache then gets is a whole response. Should the origin answer with something else, as one may that ignores
-/// `If-Range`, it is asked again, for the whole; that is why the layer has to know how an empty body of a request is made.
+/// What the cache then gets is a whole response. Should the origin answer with what cannot be put together with the part, as
+/// one may that ignores `If-Range`, it is asked again, for the whole; that is why the layer has to know how an empty body of a
+/// request is made. A part with a weak `ETag` only, or `Last-Modified` only, is not completed.
 /// It does nothing unless the cache's policy stores parts ([`Policy::store_partial`](crate::Policy::store_partial)).
 ///
 /// ```
@@ -181,71 +182,78 @@ impl<F, B, X> fmt::Debug for CompleteFuture<F, B, X> {
 }
 
 pin_project_lite::pin_project! {
-    /// A body as it came, or with what is stored before it or after it.
+    /// A body as it came, or in its place between what is stored before it and after it.
+    ///
+    /// In a gap it must have as many bytes as were announced; else it [breaks off](BodyError::Broken). Its trailers are left
+    /// out there: they are of the part.
     pub struct CompletedBody<B> {
         before: Bytes,
         #[pin]
         body: B,
-        // How many bytes must come before what is stored may follow them.
-        missing: u64,
+        // How many bytes are yet to come, if there is a gap.
+        awaited: Option<u64>,
         after: Bytes,
-        trailers: Option<HeaderMap>,
         is_over: bool,
     }
 }
 
 impl<B: Body<Data = Bytes>> CompletedBody<B> {
     fn of(body: B) -> Self {
-        Self::within(Gap::default(), body)
+        Self { before: Bytes::new(), body, awaited: None, after: Bytes::new(), is_over: false }
     }
 
     fn within(gap: Gap, body: B) -> Self {
-        let Gap { before, length: missing, after } = gap;
-        let is_over = body.is_end_stream();
-        Self { before, body, missing, after, trailers: None, is_over }
+        let Gap { before, length, after } = gap;
+        Self { before, body, awaited: Some(length), after, is_over: false }
     }
 }
 
 impl<B: Body<Data = Bytes>> Body for CompletedBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BodyError<B::Error>;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut this = self.project();
+        let Some(awaited) = this.awaited else { return this.body.poll_frame(context).map_err(BodyError::Inner) };
         if !this.before.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(mem::take(this.before)))));
         }
         while !*this.is_over {
-            match ready!(this.body.as_mut().poll_frame(context)?) {
-                None => *this.is_over = true,
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => {
-                        *this.missing = this.missing.wrapping_sub(data.len() as u64);
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                    Err(frame) => *this.trailers = frame.into_trailers().ok().or(this.trailers.take()),
+            let error = match ready!(this.body.as_mut().poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Err(_) => continue,
+                    Ok(data) => match awaited.checked_sub(data.len() as u64) {
+                        Some(left) => {
+                            *awaited = left;
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        None => BodyError::Broken,
+                    },
                 },
-            }
+                Some(Err(error)) => BodyError::Inner(error),
+                None if *awaited > 0 => BodyError::Broken,
+                None => {
+                    *this.is_over = true;
+                    break;
+                }
+            };
+            // What follows would stand in the wrong place.
+            (*this.is_over, *awaited) = (true, 0);
+            this.after.clear();
+            return Poll::Ready(Some(Err(error)));
         }
-        // After a body that broke off, what follows would stand in the wrong place.
-        if *this.missing == 0 && !this.after.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(mem::take(this.after)))));
-        }
-        Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+        let after = mem::take(this.after);
+        Poll::Ready((!after.is_empty()).then(|| Ok(Frame::data(after))))
     }
 
     fn is_end_stream(&self) -> bool {
-        let has_more = !self.before.is_empty() || !self.after.is_empty() || self.trailers.is_some();
+        let has_more = !self.before.is_empty() || !self.after.is_empty() || self.awaited.is_some_and(|left| left > 0);
         !has_more && (self.is_over || self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (mut hint, stored) = (self.body.size_hint(), (self.before.len() + self.after.len()) as u64);
-        if let Some(upper) = hint.upper() {
-            hint.set_upper(upper + stored);
-        }
-        hint.set_lower(hint.lower() + stored);
-        hint
+        let Some(awaited) = self.awaited else { return self.body.size_hint() };
+        SizeHint::with_exact(awaited.saturating_add((self.before.len() + self.after.len()) as u64))
     }
 }
 

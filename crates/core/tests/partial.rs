@@ -4,11 +4,12 @@
 
 mod stage;
 
-use http::request::Parts;
-use http_body_util::Empty;
-use larder::{Cache, CacheLayer, Caching, CompleteLayer, Policy};
+use http::{Request, request::Parts};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
+use larder::{BodyError, Cache, CacheLayer, Caching, CompleteLayer, Policy, Purge};
 use stage::{Answer, Fields, LONG, Reply, Stage, answer, honest, joined, reply, told, wait};
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 const WHOLE: &str = "0123456789";
 
@@ -187,6 +188,40 @@ async fn an_error_in_answer_to_a_range_is_not_stored_for_others() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_digest_goes_only_with_what_it_was_made_of() {
+    let digests = ["content-digest", "content-md5"];
+    let made_of = move |answer: Reply| {
+        let mut answer = answer?;
+        for name in digests {
+            answer.headers_mut().insert(name, "of this".parse().unwrap());
+        }
+        answer.headers_mut().insert("repr-digest", "of the whole".parse().unwrap());
+        Ok(answer)
+    };
+    let told_by = |answer: &Answer| {
+        assert_eq!(answer.field("repr-digest"), "of the whole", "{answer:?}");
+        digests.map(|name| answer.field(name))
+    };
+    let (of_this, of_nothing) = (["of this", "of this"].map(str::to_owned), [String::new(), String::new()]);
+    let stage = Stage::shared(move |head, call| made_of(in_parts(head, call)));
+    assert_eq!(told_by(&stage.get(&[]).await), of_this);
+    assert_eq!(told_by(&stage.get(&[]).await), of_this);
+    assert_eq!(told_by(&stage.ask("HEAD", "/page", &[]).await), of_this);
+    for asked in ["bytes=2-4", "bytes=2-4,7-8", "bytes=10-"] {
+        assert_eq!(told_by(&range(&stage, asked).await), of_nothing, "{asked}");
+    }
+    assert_eq!(told_by(&stage.get(&[("if-none-match", "\"a\"")]).await), of_nothing);
+    let stage = Stage::shared(move |head, call| made_of(in_parts(head, call)));
+    range(&stage, "bytes=0-3").await;
+    assert_eq!(told_by(&range(&stage, "bytes=0-3").await), of_this);
+    assert_eq!(told_by(&range(&stage, "bytes=1-3").await), of_nothing);
+    range(&stage, "bytes=4-8").await;
+    assert_eq!(told_by(&range(&stage, "bytes=0-8").await), of_nothing);
+    assert_eq!(told_by(&completed(&stage, "GET", &[]).await), of_nothing);
+    assert_eq!(told_by(&stage.get(&[]).await), of_nothing);
+}
+
 /// What a client gets where parts are completed.
 async fn completed(stage: &Stage, method: &str, fields: Fields<'_>) -> Answer {
     let origin = CompleteLayer::new(Empty::new).layer(stage.origin.clone());
@@ -262,6 +297,7 @@ async fn what_cannot_be_put_together_is_asked_for_as_a_whole() {
         (206, "\"a\"", "bytes 4-9/*"),
         (206, "\"a\"", "bytes 9-4/10"),
         (206, "\"a\"", ""),
+        (304, "\"a\"", ""),
         (416, "\"a\"", "bytes */4"),
         (400, "\"a\"", ""),
         (500, "\"a\"", ""),
@@ -275,6 +311,37 @@ async fn what_cannot_be_put_together_is_asked_for_as_a_whole() {
         assert_eq!(asked(&stage), asks(&[("bytes=4-", "\"a\""), ("", "")]));
         assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, WHOLE));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_contradicts_itself_is_asked_for_as_a_whole() {
+    for field in [
+        ("content-length", "3"),
+        ("content-length", "8"),
+        ("content-length", "18446744073709551612"),
+        ("content-length", "6, 7"),
+        ("content-length", "six"),
+        ("content-type", "Multipart/ByteRanges; boundary=x"),
+    ] {
+        let stage = Stage::shared(move |head, call| {
+            let mut answer = in_parts(head, call)?;
+            if call == 2 {
+                answer.headers_mut().insert(field.0, field.1.parse().unwrap());
+            }
+            Ok(answer)
+        });
+        range(&stage, "bytes=0-3").await;
+        assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, WHOLE), "{field:?}");
+        assert_eq!(asked(&stage), asks(&[("bytes=4-", "\"a\""), ("", "")]));
+    }
+    let stage = Stage::shared(|head, call| {
+        let mut answer = in_parts(head, call)?;
+        answer.headers_mut().insert("transfer-encoding", "chunked".parse().unwrap());
+        Ok(answer)
+    });
+    range(&stage, "bytes=0-3").await;
+    let whole = completed(&stage, "GET", &[]).await;
+    assert_eq!((whole.told(), whole.field("transfer-encoding").as_str()), (told("MISS", 200, WHOLE), ""));
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,27 +392,28 @@ async fn an_origin_that_cannot_be_reached_is_not_asked_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rest_of_a_part_without_a_strong_validator_is_used_only_if_it_is_the_whole() {
-    for etag in [None, Some("W/\"a\"")] {
-        let without = move |answer: Reply| {
+async fn the_rest_of_a_part_without_a_strong_validator_is_of_use_only_if_it_is_the_whole() {
+    const MODIFIED: (&str, &str) = ("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT");
+    for (validator, asked_first) in [(None, "bytes=4-"), (Some(("etag", "W/\"a\"")), ""), (Some(MODIFIED), "")] {
+        let with = move |answer: Reply| {
             let mut answer = answer?;
             answer.headers_mut().remove("etag");
-            if let Some(etag) = etag {
-                answer.headers_mut().insert("etag", etag.parse().unwrap());
+            if let Some((name, value)) = validator {
+                answer.headers_mut().insert(name, value.parse().unwrap());
             }
             Ok(answer)
         };
-        let in_parts_only = Stage::shared(move |head, call| without(in_parts(head, call)));
+        let in_parts_only = Stage::shared(move |head, call| with(in_parts(head, call)));
         range(&in_parts_only, "bytes=0-3").await;
         assert_eq!(completed(&in_parts_only, "GET", &[]).await.told(), told("MISS", 200, WHOLE));
-        assert_eq!(asked(&in_parts_only), asks(&[("bytes=4-", ""), ("", "")]), "{etag:?}");
+        assert_eq!(asked(&in_parts_only)[0], (asked_first.to_owned(), String::new()), "{validator:?}");
         let whole_next = Stage::shared(move |head, call| match call {
-            1 => without(in_parts(head, call)),
+            1 => with(in_parts(head, call)),
             _ => reply(200, &[("cache-control", LONG)], WHOLE),
         });
         range(&whole_next, "bytes=0-3").await;
         assert_eq!(completed(&whole_next, "GET", &[]).await.told(), told("MISS", 200, WHOLE));
-        assert_eq!(asked(&whole_next), asks(&[("bytes=4-", "")]), "{etag:?}");
+        assert_eq!(asked(&whole_next), asks(&[(asked_first, "")]), "{validator:?}");
     }
 }
 
@@ -367,19 +435,106 @@ async fn only_a_client_that_wants_the_whole_has_it_completed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rest_that_breaks_off_is_neither_stored_nor_followed_by_what_is() {
-    for (part, stated, came, seen) in
-        [("bytes=0-3", "bytes 4-9/10", "456", "0123456"), ("bytes=7-9", "bytes 0-6/10", "01234", "01234")]
-    {
+async fn a_rest_of_another_length_breaks_off_and_is_not_stored() {
+    for (part, stated, came, seen) in [
+        ("bytes=0-3", "bytes 4-9/10", "456", "0123456"),
+        ("bytes=0-3", "bytes 4-9/10", "", "0123"),
+        ("bytes=0-3", "bytes 4-9/10", "4567890", "0123"),
+        ("bytes=7-9", "bytes 0-6/10", "01234", "01234"),
+        ("bytes=7-9", "bytes 0-6/10", "0123456XYZ", ""),
+    ] {
         let stage = Stage::shared(move |head, call| match call {
             1 => in_parts(head, call),
             _ => reply(206, &[("cache-control", LONG), ("etag", "\"a\""), ("content-range", stated)], came),
         });
         range(&stage, part).await;
-        let broken = completed(&stage, "GET", &[]).await;
-        assert_eq!((broken.body.as_str(), broken.field("content-length").as_str()), (seen, "10"));
-        assert_eq!(stage.get(&[]).await.x_cache(), "MISS", "{part}");
+        let origin = CompleteLayer::new(Empty::new).layer(stage.origin.clone());
+        let request = Request::builder().uri("/page").header("host", "shop.example").body(Empty::new()).unwrap();
+        let response = stage.layer.layer(origin).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-length"], "10");
+        assert_eq!(response.body().size_hint().exact(), Some(10));
+        let mut body = response.into_body();
+        let mut read = String::new();
+        let error = loop {
+            match body.frame().await.expect("an error") {
+                Ok(frame) => read.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((read.as_str(), error), (seen, BodyError::Inner(BodyError::Broken)), "{part} {came}");
+        assert_eq!(stage.get(&[]).await.told(), told("MISS", 206, came), "{part} {came}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_of_a_part_to_who_knew_the_rest_is_not_stored() {
+    let stage = Stage::shared(|head, call| {
+        let mut answer = in_parts(head, call)?;
+        if !head.headers.contains_key("if-range") {
+            answer.headers_mut().insert("content-type", "application/pdf".parse().unwrap());
+        }
+        Ok(answer)
+    });
+    let resumed = stage.get(&[("range", "bytes=0-3"), ("if-range", "\"a\"")]).await;
+    assert_eq!((resumed.status, resumed.field("content-type")), (206, String::new()));
+    let whole = completed(&stage, "GET", &[]).await;
+    assert_eq!((whole.told(), whole.field("content-type").as_str()), (told("MISS", 200, WHOLE), "application/pdf"));
+    assert_eq!(asked(&stage), asks(&[("", "")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_of_either_part_reaches_the_whole() {
+    for is_completed in [true, false] {
+        for strips in [true, false] {
+            let cache = Cache::in_memory();
+            let layer = CacheLayer::with_policy(cache.clone(), Policy::shared_cache());
+            let layer = if strips { layer.strip_tags() } else { layer };
+            for tag in ["first", "rest"] {
+                let stage = Stage::new(layer.clone(), |head, call| {
+                    let mut answer = in_parts(head, call)?;
+                    let tag = if call == 1 { "first" } else { "rest" };
+                    answer.headers_mut().insert("cache-tag", tag.parse().unwrap());
+                    Ok(answer)
+                });
+                range(&stage, "bytes=0-3").await;
+                match is_completed {
+                    true => _ = completed(&stage, "GET", &[]).await,
+                    false => _ = range(&stage, "bytes=4-9").await,
+                }
+                assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, WHOLE));
+                cache.purge(Purge::tag(tag)).await.unwrap();
+                assert_ne!(stage.get(&[]).await.x_cache(), "HIT", "{is_completed} {strips} {tag}");
+                cache.purge(Purge::all()).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_not_about_the_range_is_passed_on() {
+    for status in [401, 403, 404, 410, 429, 502, 503, 504] {
+        let stage = Stage::shared(move |head, call| match call {
+            1 => in_parts(head, call),
+            _ => reply(status, &[], "no"),
+        });
+        range(&stage, "bytes=0-3").await;
+        assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", status, "no"));
+        assert_eq!(stage.calls(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_cache_around_has_of_a_response_is_not_stored_by_this_one() {
+    let inner = CacheLayer::with_policy(Cache::in_memory(), Policy::shared_cache()).no_default_ttl().sealed();
+    let stage = Stage::shared(in_parts);
+    range(&stage, "bytes=0-3").await;
+    let origin = inner.layer(CompleteLayer::new(Empty::new).layer(stage.origin.clone()));
+    assert_eq!(
+        answer(stage.layer.layer(origin), "GET", "/page", &[]).await.unwrap().told(),
+        told("MISS, MISS", 200, WHOLE)
+    );
+    assert_eq!(asked(&stage), asks(&[("", "")]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -172,8 +172,11 @@ fn lasting_name(name: &HeaderName) -> HeaderName {
     names.get(name.as_str()).map_or_else(|| name.clone(), |known| HeaderName::from_static(known))
 }
 
-/// The same value, of which nobody counts who has it if it is a common one, or a number.
+/// The same value, of which nobody counts who has it if it is a common one, or a number; what is sensitive stays so.
 fn lasting_value(name: &HeaderName, value: &HeaderValue) -> HeaderValue {
+    if value.is_sensitive() {
+        return value.clone();
+    }
     let is_it = |(field, known): &&(HeaderName, &str)| field == name && value.as_bytes() == known.as_bytes();
     let common = || KNOWN.iter().find(is_it).map(|(_, known)| HeaderValue::from_static(known));
     let number = value.to_str().ok().and_then(|text| seconds(text.parse().ok()?));

@@ -2,8 +2,9 @@
 
 use crate::{
     exchange::Gap,
-    range::Part,
+    range::{self, Part},
     stored::{self, StoredResponse},
+    tags,
     validation::{self, Validators},
 };
 use bytes::Bytes;
@@ -45,7 +46,7 @@ impl Extent {
             digits.parse::<u64>().ok().filter(|_| are_digits)
         };
         let (first, last, length) = (number(first)?, number(last)?, number(length)?);
-        let is_sound = unit.eq_ignore_ascii_case("bytes") && first <= last && last < length;
+        let is_sound = unit.eq_ignore_ascii_case("bytes") && first <= last && last < length && !has_several(headers);
         is_sound.then_some(Self { first, end: last.saturating_add(1), length })
     }
 
@@ -128,6 +129,7 @@ pub(crate) fn combined(stored: &StoredResponse, came: &StoredResponse, limit: u6
     let body = Bytes::from([before, came.body.clone(), after].concat());
     let mut headers = validation::freshened(&stored.headers, &came.headers);
     stored::clean(&mut headers);
+    range::leave_digests(&mut headers);
     let told = if extent.is_whole() {
         headers.remove(header::CONTENT_RANGE);
         (StatusCode::OK, None)
@@ -142,7 +144,15 @@ pub(crate) fn combined(stored: &StoredResponse, came: &StoredResponse, limit: u6
             headers.try_insert(name, value).ok()?;
         }
     }
-    Some(StoredResponse { status: told.0, headers, body, ..came.clone() })
+    // What has one tag more than it needs is fetched too often; with one too few, too late.
+    let tags = tags::of_entry(stored.tags.iter().chain(&came.tags).map(String::as_str))?;
+    Some(StoredResponse { status: told.0, headers, body, tags, ..came.clone() })
+}
+
+/// Whether a 206 has several parts in its body, whatever else it says.
+fn has_several(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    media_type.to_ascii_lowercase().trim_ascii().starts_with(b"multipart/byteranges")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::{partial::Extent, stored::EntryId};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The most parts that are answered: more of them, or parts that overlap, ask for more than the whole
 /// (RFC 9110 section 14.2).
@@ -120,6 +120,9 @@ pub(crate) fn partial(parts: &[Part], held: Extent, id: EntryId, headers: &mut H
         let (part, body) = held.slice(*part, stored).unwrap_or((*part, Bytes::new()));
         tell(header::CONTENT_RANGE, part.content_range(length));
         tell(header::CONTENT_LENGTH, body.len().to_string());
+        if body.len() != stored.len() {
+            leave_digests(headers);
+        }
         return body;
     }
     let boundary = id.to_string();
@@ -139,6 +142,7 @@ pub(crate) fn partial(parts: &[Part], held: Extent, id: EntryId, headers: &mut H
     body.put_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
     let body = body.freeze();
     headers.remove(header::CONTENT_RANGE);
+    leave_digests(headers);
     for (name, value) in [
         (header::CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}")),
         (header::CONTENT_LENGTH, body.len().to_string()),
@@ -148,6 +152,16 @@ pub(crate) fn partial(parts: &[Part], held: Extent, id: EntryId, headers: &mut H
         }
     }
     body
+}
+
+/// The fields with a digest of what a message carries, which is not that of another part, nor of the whole (RFC 9530
+/// section 2, and RFC 1864 before it).
+pub(crate) const DIGESTS: [HeaderName; 2] =
+    [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5")];
+
+/// Takes the digests out of the headers of what is no longer what they were made of.
+pub(crate) fn leave_digests(headers: &mut HeaderMap) {
+    DIGESTS.iter().for_each(|field| _ = headers.remove(field));
 }
 
 /// Leaves of the headers of a response what belongs to a 416 (RFC 9110 section 15.5.17).
@@ -165,6 +179,7 @@ pub(crate) fn leave_for_unsatisfiable(headers: &mut HeaderMap, length: u64) {
     ] {
         headers.remove(field);
     }
+    leave_digests(headers);
     let _ = headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     if let Ok(range) = HeaderValue::try_from(format!("bytes */{length}")) {
         let _ = headers.try_insert(header::CONTENT_RANGE, range);

@@ -198,14 +198,8 @@ pub(crate) fn ask(request: &mut HeaderMap, response: &StoredResponse) {
 
 /// The fields that describe the body that is stored, and those that tell it from others: a response without a body
 /// says nothing new of them (RFC 9111 section 3.2).
-const OF_THE_BODY: [HeaderName; 6] = [
-    header::CONTENT_LENGTH,
-    header::CONTENT_ENCODING,
-    header::CONTENT_RANGE,
-    HeaderName::from_static("content-md5"),
-    header::ETAG,
-    header::LAST_MODIFIED,
-];
+const OF_THE_BODY: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::ETAG, header::LAST_MODIFIED];
 
 /// The headers of a stored response, updated with those of a response that confirms it (RFC 9111 section 3.2).
 ///
@@ -217,6 +211,7 @@ pub(crate) fn freshened(stored: &HeaderMap, confirming: &HeaderMap) -> HeaderMap
     for field in OF_THE_BODY {
         update.remove(field);
     }
+    range::leave_digests(&mut update);
     // How old the confirmation is counts when the lifetime begins anew.
     for age in confirming.get_all(header::AGE) {
         let _ = update.try_append(header::AGE, age.clone());
@@ -253,6 +248,7 @@ pub(crate) fn leave_for_not_modified(headers: &mut HeaderMap) {
     ] {
         headers.remove(field);
     }
+    range::leave_digests(headers);
     if headers.contains_key(header::ETAG) {
         headers.remove(header::LAST_MODIFIED);
     }

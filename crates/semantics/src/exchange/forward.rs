@@ -160,10 +160,12 @@ impl Forward {
             validation::ask(headers, held);
             headers.remove(header::RANGE);
         }
+        // That of a cache around this one is not for this one to store.
+        request.extensions.remove::<Rest>();
         if let Some(part) = self.joins.clone()
             && self.lookup.method == Method::GET
             && !self.lookup.asks_for_less
-            && let Some(rest) = Rest::of(part)
+            && let Some(rest) = Rest::of(part, policy.max_body)
         {
             request.extensions.insert(rest);
         }
@@ -316,7 +318,10 @@ impl Forward {
         // An error may be about the range, whatever it says; and a part that nobody asked for may be of anything.
         let is_error = status.is_client_error() || status.is_server_error();
         let asks_for_part = request.contains_key(header::RANGE);
-        if asks_for_part && is_error || !asks_for_part && status == StatusCode::PARTIAL_CONTENT {
+        // In answer to If-Range a part says nothing of the representation that the client has been told (RFC 9110 section
+        // 15.3.7), as others have not.
+        let is_bare = !asks_for_part || request.contains_key(header::IF_RANGE);
+        if asks_for_part && is_error || is_bare && status == StatusCode::PARTIAL_CONTENT {
             return Err(Refusal::Partial);
         }
         let stated_only = (self.lookup.method == Method::POST).then(|| policy.without_lifetimes());

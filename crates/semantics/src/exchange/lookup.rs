@@ -149,7 +149,7 @@ impl Lookup {
                 self.forward(reason, None, headers).having_seen(seen)
             }
             (Fitness::Unfit(reason), Some(_)) => self.forward(reason, Some(entry), headers),
-            (_, None) if response.status == StatusCode::PARTIAL_CONTENT => {
+            (_, None) if response.status == StatusCode::PARTIAL_CONTENT && self.choices.stores_parts => {
                 let (seen, joins) = (Some(entry.id), entry.clone());
                 self.forward(Reason::Partial, None, headers).having_seen(seen).joining(joins)
             }

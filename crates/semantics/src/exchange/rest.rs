@@ -3,7 +3,9 @@
 use crate::{
     partial::Extent,
     policy::Caching,
-    stored::{Content, Entry},
+    range,
+    stored::{Content, Entry, StoredResponse},
+    storing::ContentLength,
     validation::{self, Validators},
 };
 use bytes::Bytes;
@@ -30,7 +32,7 @@ pub enum Joined {
 }
 
 /// A gap in what is stored, into which a body is to come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     /// What is stored before it.
     pub before: Bytes,
@@ -41,19 +43,21 @@ pub struct Gap {
 }
 
 impl Rest {
-    /// The rest of a stored part, if one range has all of it.
-    pub(super) fn of(part: Arc<Entry>) -> Option<Self> {
+    /// The rest of a stored part, if one range has all of it, and may be of use.
+    ///
+    /// Without a strong validator it cannot be put together with the part (RFC 9111 section 3.4). Where there is no validator
+    /// at all, the origin may know no ranges either, and is asked as long as the whole is not too long to be stored: it then
+    /// takes the place of the part.
+    pub(super) fn of(part: Arc<Entry>, max_body: u64) -> Option<Self> {
         let Content::Response(response) = &part.content else { return None };
         let held = Extent::of(response).filter(|held| held.is_of(&response.body))?;
-        held.missing()?;
-        Some(Self { part, held })
+        let is_strong = validation::strong_validator(&response.headers).is_some();
+        let is_bare = !Validators::of(&response.headers).any() && held.length() <= max_body;
+        (held.missing().is_some() && (is_strong || is_bare)).then_some(Self { part, held })
     }
 
     /// Makes a request for the whole ask for the rest alone, unless the origin has another representation by now
     /// (RFC 9110 section 13.1.5).
-    ///
-    /// Nothing tells whether it has, where the part has no strong validator. What comes can then be used only if it is
-    /// the whole; asking costs a request for nothing at most once, as the whole takes the place of the part.
     pub fn ask(&self, request: &mut HeaderMap) {
         let (Some(range), Content::Response(part)) = (self.held.missing(), &self.part.content) else { return };
         let range = HeaderValue::try_from(range).ok();
@@ -67,28 +71,55 @@ impl Rest {
 
     /// Puts the head of the origin's answer together with what is stored (RFC 9110 section 15.3.7.3).
     pub fn join(&self, mut came: response::Parts) -> Joined {
-        // An error may be about the range, whatever it says; but not that of an origin that could not be reached.
-        let is_error = came.status.is_client_error() || came.status.is_server_error();
         let is_final = came.extensions.get::<Caching>().is_some_and(|caching| caching.unreachable);
-        if is_final || !is_error && came.status != StatusCode::PARTIAL_CONTENT {
+        if is_final || !is_about_the_range(came.status) {
             return Joined::Other(came);
         }
         let Content::Response(part) = &self.part.content else { return Joined::Unusable };
-        let gap = Extent::of_part(&came.headers)
-            .filter(|_| came.status == StatusCode::PARTIAL_CONTENT)
-            .filter(|_| Validators::are_same(&part.headers, &came.headers))
-            .filter(|extent| self.held.with(*extent).is_some_and(Extent::is_whole))
-            .map(|extent| self.held.gap(extent, &part.body));
-        let Some(gap) = gap else { return Joined::Unusable };
+        let Some(gap) = self.gap(part, &came) else { return Joined::Unusable };
         // What the origin says now counts; a date is of the message, not of what is stored.
         let mut stored = part.headers.clone();
         came.headers.keys().chain([&header::DATE]).for_each(|name| _ = stored.remove(name));
         for (name, value) in &stored {
             let _ = came.headers.try_append(name, value.clone());
         }
-        came.headers.remove(header::CONTENT_RANGE);
+        // Those are of the part's own message.
+        for field in [header::CONTENT_RANGE, header::TRANSFER_ENCODING, header::TRAILER] {
+            came.headers.remove(field);
+        }
+        range::leave_digests(&mut came.headers);
         let _ = came.headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from(self.held.length()));
+        came.extensions.get_or_insert_default::<Caching>().tags.extend(part.tags.iter().cloned());
         came.status = StatusCode::OK;
         Joined::Whole(came, gap)
     }
+
+    /// Where what comes belongs, if it is what is missing, and as long as it says.
+    fn gap(&self, part: &StoredResponse, came: &response::Parts) -> Option<Gap> {
+        let extent = Extent::of_part(&came.headers).filter(|_| came.status == StatusCode::PARTIAL_CONTENT)?;
+        let gap = self.held.gap(extent, &part.body);
+        let is_sound = match ContentLength::of(&came.headers) {
+            ContentLength::Absent => true,
+            ContentLength::Bytes(length) => length == gap.length,
+            ContentLength::Contradictory => false,
+        };
+        let is_whole = self.held.with(extent).is_some_and(Extent::is_whole);
+        let is_same = Validators::are_same(&part.headers, &came.headers);
+        (is_sound && is_whole && is_same).then_some(gap)
+    }
+}
+
+/// Whether a status may come of the range that was asked for, and the whole have another: what says that a part follows, that
+/// there is none, that such a request cannot be understood, or that nothing has changed, which was not asked.
+fn is_about_the_range(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::BAD_REQUEST
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::NOT_IMPLEMENTED
+    )
 }
