@@ -7,7 +7,11 @@ mod stage;
 use bytes::Bytes;
 use http::{Method, Request, request::Parts};
 use http_body_util::{BodyExt, Empty};
-use larder::{Cache, CacheLayer, Policy};
+use larder::{
+    Cache, CacheLayer, Key, MemoryStore, Policy, Purge, Store,
+    semantics::Namespace,
+    store::{Claim, Found, Seen},
+};
 use stage::{
     AFTER, Answer, BEFORE, Fields, LONG, MODIFIED, Reply, Stage, Unreachable, honest, joined, reply, told, wait,
 };
@@ -1325,4 +1329,31 @@ async fn what_is_immutable_is_not_asked_for_again_when_a_page_is_reloaded() {
         wait(5).await;
         assert_eq!(stage.get(&[("cache-control", "max-age=3")]).await.x_cache(), later, "{cache_control}");
     }
+}
+
+/// Who purges what is wrong under a tag that is right must not have it back, confirmed.
+#[tokio::test(start_paused = true)]
+async fn what_was_purged_while_a_request_waited_is_not_confirmed_any_more() {
+    let memory = MemoryStore::with_capacity(1 << 20);
+    let cache = Cache::builder().store(memory.clone()).build().unwrap();
+    let stage = Stage::new(cache.layer().no_default_ttl(), |head, call| match call {
+        1 => honest(head, "\"a\"", "max-age=10", "wrong"),
+        _ => honest(head, "\"a\"", "max-age=10", "right"),
+    });
+    assert_eq!(stage.get(&[]).await.told(), told("MISS", 200, "wrong"));
+    wait(11).await;
+    let (namespace, key) = (Namespace::default(), Key::new("route:GET:shop.example:/page"));
+    let entry = namespace.entry(key.clone());
+    let Ok(Found::Entry(stored, _)) = memory.get(&entry).await else { panic!("it is kept") };
+    let Ok(Claim::Granted(held)) = memory.claim(&entry, Seen::Entry(stored.id)).await else { panic!("nobody has it") };
+    let waiting = tokio::spawn({
+        let stage = stage.clone();
+        async move { stage.get(&[]).await }
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    memory.purge(&namespace, &Purge::key(key)).await.unwrap();
+    assert_eq!(waiting.await.unwrap().told(), told("MISS", 200, "right"));
+    assert_eq!(stage.last("if-none-match").1, "");
+    assert!(!memory.renew(&held).await.unwrap(), "the purge has voided it");
+    assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "right"));
 }

@@ -187,6 +187,8 @@ impl Visit<'_> {
                     lead.land(Fetched::Whole(filling.clone()));
                     return Joining::Brought(filling, None, Reason::Collapsed);
                 }
+                // What this request has read was invalidated meanwhile: the origin is not to confirm that.
+                Found::Absent | Found::Invalidated(_) if matches!(seen, Seen::Entry(_)) => return Joining::Again,
                 _ => {}
             }
         }
