@@ -16,9 +16,10 @@ mod intake;
 mod lookup;
 mod rest;
 
+pub use crate::partial::Gap;
 pub use admission::{Admission, Filling};
 pub use forward::{Asked, Forward, Received, Throttled};
 pub use hit::{Answer, Hit};
 pub use intake::{Intake, ask_for_all, conditions, restore};
 pub use lookup::{Lookup, Selected};
-pub use rest::{Gap, Joined, Rest};
+pub use rest::{Joined, Rest};

@@ -1,7 +1,6 @@
 //! Partial responses (RFC 9110 section 15.3.7) as they are stored, and combined (RFC 9111 sections 3.3 and 3.4).
 
 use crate::{
-    exchange::Gap,
     range::{self, Part},
     stored::{self, StoredResponse},
     tags,
@@ -113,6 +112,17 @@ impl Extent {
         let (before, after) = (of_stored(self.first, came.first), of_stored(came.end.max(self.first), self.end));
         Gap { before, length: came.end - came.first, after }
     }
+}
+
+/// A gap in what is stored, into which a body is to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// What is stored before it.
+    pub before: Bytes,
+    /// How many bytes it has.
+    pub length: u64,
+    /// What is stored after it.
+    pub after: Bytes,
 }
 
 /// A part that has come, combined with the one that is stored, if both are of the same representation by a strong

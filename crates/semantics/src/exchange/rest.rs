@@ -1,14 +1,13 @@
 //! What is missing of a stored part, asked of the origin and put together with it (RFC 9111 section 3.4).
 
 use crate::{
-    partial::Extent,
+    partial::{Extent, Gap},
     policy::Caching,
     range,
     stored::{Content, Entry, StoredResponse},
     storing::ContentLength,
     validation::{self, Validators},
 };
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header, response};
 use std::sync::Arc;
 
@@ -29,17 +28,6 @@ pub enum Joined {
     Unusable,
     /// An answer of its own.
     Other(response::Parts),
-}
-
-/// A gap in what is stored, into which a body is to come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
-    /// What is stored before it.
-    pub before: Bytes,
-    /// How many bytes it has.
-    pub length: u64,
-    /// What is stored after it.
-    pub after: Bytes,
 }
 
 impl Rest {
