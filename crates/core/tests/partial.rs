@@ -228,6 +228,17 @@ async fn completed(stage: &Stage, method: &str, fields: Fields<'_>) -> Answer {
     answer(stage.layer.layer(origin), method, "/page", fields).await.unwrap()
 }
 
+/// An origin as [`in_parts`], whose second answer has this field besides.
+fn with_the_rest(field: (&'static str, &'static str)) -> impl Fn(&Parts, usize) -> Reply + Send + Sync + 'static {
+    move |head, call| {
+        let mut answer = in_parts(head, call)?;
+        if call == 2 {
+            answer.headers_mut().insert(field.0, field.1.parse().unwrap());
+        }
+        Ok(answer)
+    }
+}
+
 /// `Range` and `If-Range` of the requests that the origin saw, but for the first, which brought the part.
 fn asked(stage: &Stage) -> Vec<(String, String)> {
     let seen = stage.origin.seen.lock().unwrap();
@@ -323,13 +334,7 @@ async fn a_rest_that_contradicts_itself_is_asked_for_as_a_whole() {
         ("content-length", "six"),
         ("content-type", "Multipart/ByteRanges; boundary=x"),
     ] {
-        let stage = Stage::shared(move |head, call| {
-            let mut answer = in_parts(head, call)?;
-            if call == 2 {
-                answer.headers_mut().insert(field.0, field.1.parse().unwrap());
-            }
-            Ok(answer)
-        });
+        let stage = Stage::shared(with_the_rest(field));
         range(&stage, "bytes=0-3").await;
         assert_eq!(completed(&stage, "GET", &[]).await.told(), told("MISS", 200, WHOLE), "{field:?}");
         assert_eq!(asked(&stage), asks(&[("bytes=4-", "\"a\""), ("", "")]));
@@ -540,13 +545,7 @@ async fn what_another_cache_around_has_of_a_response_is_not_stored_by_this_one()
 #[tokio::test(start_paused = true)]
 async fn a_rest_that_may_not_be_stored_goes_to_its_client_only() {
     for field in [("cache-control", "no-store"), ("cache-control", "private"), ("set-cookie", "a=1")] {
-        let stage = Stage::shared(move |head, call| {
-            let mut answer = in_parts(head, call)?;
-            if call == 2 {
-                answer.headers_mut().insert(field.0, field.1.parse().unwrap());
-            }
-            Ok(answer)
-        });
+        let stage = Stage::shared(with_the_rest(field));
         range(&stage, "bytes=0-3").await;
         let whole = completed(&stage, "GET", &[]).await;
         assert_eq!((whole.told(), whole.field(field.0).as_str()), (told("MISS", 200, WHOLE), field.1));

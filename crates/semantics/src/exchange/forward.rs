@@ -315,13 +315,7 @@ impl Forward {
         if self.lookup.is_of_another_query(&headers) {
             return Err(Refusal::NoVarySearch);
         }
-        // An error may be about the range, whatever it says; and a part that nobody asked for may be of anything.
-        let is_error = status.is_client_error() || status.is_server_error();
-        let asks_for_part = request.contains_key(header::RANGE);
-        // In answer to If-Range a part says nothing of the representation that the client has been told (RFC 9110 section
-        // 15.3.7), as others have not.
-        let is_bare = !asks_for_part || request.contains_key(header::IF_RANGE);
-        if asks_for_part && is_error || is_bare && status == StatusCode::PARTIAL_CONTENT {
+        if is_for_its_range_only(status, &request) {
             return Err(Refusal::Partial);
         }
         let stated_only = (self.lookup.method == Method::POST).then(|| policy.without_lifetimes());
@@ -405,6 +399,17 @@ impl Throttled {
 /// All of a stored response, unless it is a part only.
 fn whole(held: &StoredResponse) -> Option<Form> {
     (held.status != StatusCode::PARTIAL_CONTENT).then_some(Form::Whole)
+}
+
+/// Whether an answer may tell nothing to others than the client whose range it is for: an error may be about the range, whatever
+/// it says; a part that nobody asked for may be of anything; and in answer to `If-Range` a part leaves out what the client has
+/// been told of the representation (RFC 9110 section 15.3.7), and others have not.
+fn is_for_its_range_only(status: StatusCode, request: &HeaderMap) -> bool {
+    let asks_for_part = request.contains_key(header::RANGE);
+    if status == StatusCode::PARTIAL_CONTENT {
+        return !asks_for_part || request.contains_key(header::IF_RANGE);
+    }
+    asks_for_part && (status.is_client_error() || status.is_server_error())
 }
 
 /// The statuses that count as an error of the origin (RFC 5861 section 4).
