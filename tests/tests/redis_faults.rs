@@ -153,6 +153,33 @@ async fn too_many_at_once_is_busy_and_no_outage() {
     assert!(!StoreError::Busy.is_outage());
 }
 
+/// Reads that wait for others' turns have no timer each, and yet each has its own time, whenever it was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_wait_together_have_each_their_own_time() {
+    let within = Duration::from_millis(400);
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.addr());
+    let config = RedisConfig::url(&proxy.url()).expect("a URL").read_timeout(within);
+    let store = RedisStore::connect(config).await.expect("a store");
+    assert_eq!(store.wakes_within(), Some(within));
+    put(&store, &key("load"), "x").await;
+    proxy.black_hole();
+    let mut reads = JoinSet::new();
+    // More than go into one command, and than are under way at once, over a time in which the first are given up.
+    for _ in 0..300 {
+        let store = store.clone();
+        reads.spawn(async move {
+            let asked = Instant::now();
+            (body(&store, &key("load")).await, asked.elapsed())
+        });
+        sleep(Duration::from_millis(1)).await;
+    }
+    for (outcome, took) in reads.join_all().await {
+        assert_eq!(outcome, Err(StoreError::Timeout));
+        assert!(took >= within && took < within + Duration::from_millis(150), "{took:?}");
+    }
+}
+
 /// Case 4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_there_at_the_start_is_used_when_it_comes() {

@@ -9,12 +9,13 @@ use larder_semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Fillin
 use pin_project_lite::pin_project;
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 /// How long operations on a store may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl<S: Store> Guard<S> {
     }
 
     fn guarded<F>(&self, side: Side, deadline: Duration, operation: F) -> Guarded<'_, S, F> {
-        Guarded { guard: self, side, deadline, operation, timer: None }
+        Guarded { guard: self, side, deadline, operation, began: None, wakes: false, over: None }
     }
 
     /// Takes note of how an operation ended.
@@ -120,17 +121,12 @@ pin_project! {
         deadline: Duration,
         #[pin]
         operation: F,
+        began: Option<Instant>,
+        // Whether the store is sure to wake it before the deadline.
+        wakes: bool,
+        // What ends it when it is not done by then.
         #[pin]
-        timer: Option<Timer>,
-    }
-}
-
-pin_project! {
-    /// What ends an operation that is not done at once.
-    struct Timer {
-        began: Instant,
-        #[pin]
-        over: Sleep,
+        over: Option<Sleep>,
     }
 }
 
@@ -141,23 +137,25 @@ impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<
         let mut this = self.project();
         let (guard, side, deadline) = (*this.guard, *this.side, *this.deadline);
         let has_breaker = !guard.store.is_divided();
-        if this.timer.is_none() {
-            if has_breaker && !guard.breaker(side).is_closed() {
-                return Poll::Ready(Err(StoreError::BreakerOpen));
-            }
-            this.timer.set(Some(Timer { began: Instant::now(), over: sleep(deadline) }));
+        if this.began.is_none() && has_breaker && !guard.breaker(side).is_closed() {
+            return Poll::Ready(Err(StoreError::BreakerOpen));
         }
-        let Some(timer) = this.timer.as_pin_mut().map(Timer::project) else { return Poll::Pending };
+        let began = *this.began.get_or_insert_with(Instant::now);
         let result = match this.operation.poll(context) {
             Poll::Ready(result) => result,
+            Poll::Pending if mem::take(this.wakes) => return Poll::Pending,
             Poll::Pending => {
-                ready!(timer.over.poll(context));
+                if this.over.is_none() {
+                    this.over.set(Some(sleep_until(began + deadline)));
+                }
+                let Some(over) = this.over.as_pin_mut() else { return Poll::Pending };
+                ready!(over.poll(context));
                 Err(StoreError::Timeout)
             }
         };
         if has_breaker {
             let ended = Instant::now();
-            guard.note(side, ended - *timer.began, deadline, &result, ended);
+            guard.note(side, ended - began, deadline, &result, ended);
         }
         Poll::Ready(result)
     }
@@ -192,7 +190,9 @@ impl<S: Store> Store for Guard<S> {
     }
 
     async fn get(&self, key: &EntryKey) -> Result<Found, StoreError> {
-        self.guarded(Side::Reads, self.deadlines.read, self.store.get(key)).await
+        let deadline = self.deadlines.read;
+        let wakes = self.store.wakes_within().is_some_and(|within| within <= deadline);
+        Guarded { wakes, ..self.guarded(Side::Reads, deadline, self.store.get(key)) }.await
     }
 
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {

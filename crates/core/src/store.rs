@@ -85,6 +85,12 @@ pub trait Store: Send + Sync + 'static {
         life: Duration,
     ) -> impl Future<Output = Result<Receipt, StoreError>> + Send;
 
+    /// After how long at most a read that has to wait is woken for the first time, whether or not it is done: until then,
+    /// whoever gives it a deadline needs no timer. The default promises nothing.
+    fn wakes_within(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether the store answers at all, asked when it has failed before.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
         async { Ok(()) }

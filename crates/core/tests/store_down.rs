@@ -73,6 +73,20 @@ async fn the_time_that_a_store_costs_is_bounded_until_the_breaker_opens_and_none
     }
 }
 
+/// Whether the promise is as long as the deadline, shorter, or too long to go without a timer.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_woken_and_not_done_has_the_rest_of_its_deadline() {
+    for promised in [1, 40, 99, 100, 101, 60_000] {
+        let store = Faulty::new(MemoryStore::default()).waking(Duration::from_millis(promised));
+        let layer = Cache::builder().store(store.clone()).build().unwrap().layer();
+        get(&layer, "/a").await;
+        assert_eq!(get(&layer, "/a").await.0, "HIT");
+        store.set(Fault::Hangs);
+        let (x_cache, detail, took) = get(&layer, "/a").await;
+        assert_eq!((x_cache.as_str(), detail.as_str(), took), ("BYPASS", "store-timeout", BUDGET), "{promised}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_asked_again_when_a_probe_succeeds_and_at_once_when_it_reconnects() {
     let (store, layer) = cached();

@@ -278,6 +278,11 @@ impl Lane {
         self.suspect.notify_one();
     }
 
+    /// Takes note that a command was given up because it took too long.
+    pub(crate) fn late(&self) {
+        self.note::<()>(&Err(Fault::Timeout));
+    }
+
     fn note<T>(&self, result: &Result<T, Fault>) {
         match result {
             Err(Fault::Timeout | Fault::Connection(_)) => {

@@ -10,7 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use larder::store::StoreError;
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 pub(crate) enum Lanes {
@@ -28,10 +28,19 @@ pub(crate) enum Kind {
 }
 
 impl Lanes {
-    pub(crate) fn one(lane: Arc<Lane>, kind: Kind) -> Self {
+    /// One connection, on which a read may take so long.
+    pub(crate) fn one(lane: Arc<Lane>, kind: Kind, within: Duration) -> Self {
         // Chunks are there so that no reply is long.
-        let reads = (kind == Kind::Data).then(|| Reads::new(Arc::clone(&lane), Handle::current()));
+        let reads = (kind == Kind::Data).then(|| Reads::new(Arc::clone(&lane), within, Handle::current()));
         Self::One { lane, reads }
+    }
+
+    /// After how long at most a read that waits is woken, if that is known.
+    pub(crate) fn wakes_within(&self) -> Option<Duration> {
+        match self {
+            Self::One { reads, .. } => reads.as_ref().map(|reads| reads.within()),
+            Self::Cluster { .. } => None,
+        }
     }
 
     /// Whether it leads to parts of which one may be down, and costs the others nothing.

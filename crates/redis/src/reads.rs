@@ -4,10 +4,18 @@
 use crate::{client::Reply, fault::Fault, lane::Lane};
 use bytes::Bytes;
 use std::{
+    collections::VecDeque,
+    future::Future,
     mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 /// How many commands are under way before the next reads wait to be sent together: below that, each is sent at once.
 ///
@@ -18,8 +26,14 @@ const ABREAST: usize = 2;
 const TOGETHER: usize = 32;
 
 /// The reads of one connection.
+///
+/// None waits longer than it may, and yet those that wait have no timer each. They are sent in the order in which they
+/// came, and what is under way is given up when the last of those it is for has waited long enough: so whoever is not
+/// sent yet, and came later, still has time.
 pub(crate) struct Reads {
     lane: Arc<Lane>,
+    /// How long a read may take.
+    within: Duration,
     runtime: Handle,
     queue: Mutex<Queue>,
 }
@@ -28,23 +42,29 @@ pub(crate) struct Reads {
 struct Queue {
     /// How many commands are under way.
     turns: usize,
-    waiting: Vec<Waiting>,
+    waiting: VecDeque<Waiting>,
 }
 
 struct Waiting {
     key: Bytes,
+    asked: Instant,
     answer: oneshot::Sender<Result<Reply, Fault>>,
 }
 
 impl Reads {
-    pub(crate) fn new(lane: Arc<Lane>, runtime: Handle) -> Arc<Self> {
-        Arc::new(Self { lane, runtime, queue: Mutex::default() })
+    pub(crate) fn new(lane: Arc<Lane>, within: Duration, runtime: Handle) -> Arc<Self> {
+        Arc::new(Self { lane, within, runtime, queue: Mutex::default() })
+    }
+
+    /// How long a read may take.
+    pub(crate) fn within(&self) -> Duration {
+        self.within
     }
 
     /// Reads a key, unless there is no connection. A key of another type reads as an error, or as none.
     pub(crate) async fn get(self: &Arc<Self>, key: Bytes) -> Result<Reply, Fault> {
         match self.join(&key) {
-            Joined::Sends(_turn) => self.lane.get(key).await,
+            Joined::Sends(_turn) => in_time(&self.lane, Instant::now() + self.within, self.lane.get(key)).await,
             Joined::Waits(answer) => answer.await.unwrap_or(Err(Fault::Down)),
         }
     }
@@ -56,15 +76,15 @@ impl Reads {
             return Joined::Sends(Turn(self.clone()));
         }
         let (answer, answered) = oneshot::channel();
-        queue.waiting.push(Waiting { key: key.clone(), answer });
+        queue.waiting.push_back(Waiting { key: key.clone(), asked: Instant::now(), answer });
         Joined::Waits(answered)
     }
 
     /// Those who waited longest, and still do; without any, a turn ends.
-    fn next(&self) -> Vec<Waiting> {
+    fn next(&self) -> VecDeque<Waiting> {
         let mut queue = self.queue();
         queue.waiting.retain(|waiting| !waiting.answer.is_closed());
-        let later = if queue.waiting.len() > TOGETHER { queue.waiting.split_off(TOGETHER) } else { Vec::new() };
+        let later = if queue.waiting.len() > TOGETHER { queue.waiting.split_off(TOGETHER) } else { VecDeque::new() };
         let next = mem::replace(&mut queue.waiting, later);
         if next.is_empty() {
             queue.turns -= 1;
@@ -72,19 +92,32 @@ impl Reads {
         next
     }
 
-    async fn answer(self: &Arc<Self>, together: Vec<Waiting>) {
-        let keys = together.iter().map(|waiting| waiting.key.clone()).collect();
-        match self.lane.get_all(keys).await {
+    async fn answer(&self, mut together: VecDeque<Waiting>) {
+        let mut command = pin!(self.lane.get_all(together.iter().map(|waiting| waiting.key.clone()).collect()));
+        let mut given_up = 0;
+        let result = loop {
+            // They came one after the other, so that the first is the first to have waited long enough.
+            let Some(first) = together.front() else { return self.lane.late() };
+            if let Ok(result) = timeout_at(first.asked + self.within, command.as_mut()).await {
+                break result;
+            }
+            given_up += 1;
+            if let Some(first) = together.pop_front() {
+                let _ = first.answer.send(Err(Fault::Timeout));
+            }
+        };
+        match result {
             Ok(replies) => {
-                for (waiting, reply) in together.into_iter().zip(replies) {
+                for (waiting, reply) in together.into_iter().zip(replies.into_iter().skip(given_up)) {
                     let _ = waiting.answer.send(Ok(reply));
                 }
             }
             // A server that refuses to read many keys at once may still read one.
             Err(fault @ Fault::Server(_)) if !fault.is_outage() => {
-                for Waiting { key, answer } in together {
+                for Waiting { key, asked, answer } in together {
                     let lane = self.lane.clone();
-                    self.runtime.spawn(async move { answer.send(lane.get(key).await) });
+                    let within = self.within;
+                    self.runtime.spawn(async move { answer.send(in_time(&lane, asked + within, lane.get(key)).await) });
                 }
             }
             Err(fault) => {
@@ -99,6 +132,14 @@ impl Reads {
         // A queue is never half changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a command comes to, if it does by then.
+async fn in_time<T>(lane: &Lane, limit: Instant, command: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    timeout_at(limit, command).await.unwrap_or_else(|_| {
+        lane.late();
+        Err(Fault::Timeout)
+    })
 }
 
 enum Joined {

@@ -315,6 +315,10 @@ impl Store for RedisStore {
         LEASE
     }
 
+    fn wakes_within(&self) -> Option<Duration> {
+        self.shared.core.data.wakes_within()
+    }
+
     async fn probe(&self) -> Result<(), StoreError> {
         let core = &self.shared.core;
         core.data.admits().inspect_err(|error| core.measures.refused(Operation::Probe, error))?;

@@ -77,7 +77,8 @@ impl Topology {
             let (data, _) = tokio::join!(data_outcome, bulk_outcome);
             data.unwrap_or(Err(Fault::Down))
         });
-        let (data, bulk) = (Arc::new(Lanes::one(data, Kind::Data)), Arc::new(Lanes::one(bulk, Kind::Bulk)));
+        let lanes = |lane, kind| Arc::new(Lanes::one(lane, kind, dialer.read_timeout()));
+        let (data, bulk) = (lanes(data, Kind::Data), lanes(bulk, Kind::Bulk));
         Self { data, bulk, ear: Arc::new(lane("wake")), cluster: None, tasks, first }
     }
 

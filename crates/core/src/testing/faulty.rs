@@ -34,6 +34,7 @@ pub struct Faulty<S> {
     operations: Arc<AtomicUsize>,
     reconnected: Arc<Notify>,
     is_divided: bool,
+    wakes_within: Option<Duration>,
 }
 
 impl<S: Store> Faulty<S> {
@@ -45,6 +46,7 @@ impl<S: Store> Faulty<S> {
             operations: Arc::default(),
             reconnected: Arc::default(),
             is_divided: false,
+            wakes_within: None,
         }
     }
 
@@ -52,6 +54,12 @@ impl<S: Store> Faulty<S> {
     #[must_use]
     pub fn divided(self) -> Self {
         Self { is_divided: true, ..self }
+    }
+
+    /// Promises that a read which waits is woken after so long, and keeps to it even where it hangs.
+    #[must_use]
+    pub fn waking(self, within: Duration) -> Self {
+        Self { wakes_within: Some(within), ..self }
     }
 
     /// Switches to another fault, for operations that begin from now on.
@@ -75,7 +83,10 @@ impl<S: Store> Faulty<S> {
             Fault::Fails(error) => Err(error),
             Fault::RefusesWrites(error) if is_write => Err(error),
             Fault::None | Fault::RefusesWrites(_) => Ok(()),
-            Fault::Hangs => std::future::pending().await,
+            Fault::Hangs => {
+                tokio::time::sleep(self.wakes_within.unwrap_or(Duration::MAX)).await;
+                std::future::pending().await
+            }
             Fault::Dawdles(time) => {
                 tokio::time::sleep(time).await;
                 Ok(())
@@ -136,6 +147,10 @@ impl<S: Store> Store for Faulty<S> {
     async fn mark(&self, resource: &EntryKey, nonce: EntryId, life: Duration) -> Result<Receipt, StoreError> {
         self.operation(true).await?;
         self.store.mark(resource, nonce, life).await
+    }
+
+    fn wakes_within(&self) -> Option<Duration> {
+        self.wakes_within
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
