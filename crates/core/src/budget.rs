@@ -7,7 +7,7 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until};
 
 /// Time that a request may still spend on waiting for the store.
 pub(crate) struct Budget {
@@ -27,23 +27,26 @@ impl Budget {
         &mut self,
         operation: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let mut operation = pin!(operation);
-        let at_once = poll_fn(|context| {
-            Poll::Ready(match operation.as_mut().poll(context) {
-                Poll::Ready(done) => Some(done),
-                Poll::Pending => None,
-            })
+        let (mut operation, mut over) = (pin!(operation), pin!(None));
+        let mut began = None;
+        // Polled once for each time that it is woken: a guard takes the second for a sign that more is to come.
+        let result = poll_fn(|context| {
+            if let Poll::Ready(result) = operation.as_mut().poll(context) {
+                return Poll::Ready(result);
+            }
+            let began = *began.get_or_insert_with(Instant::now);
+            if self.left < self.deadline && over.is_none() {
+                over.set(Some(sleep_until(began + self.left)));
+            }
+            match over.as_mut().as_pin_mut() {
+                Some(over) => over.poll(context).map(|()| Err(StoreError::Timeout)),
+                None => Poll::Pending,
+            }
         });
-        if let Some(done) = at_once.await {
-            return done;
+        let result = result.await;
+        if let Some(began) = began {
+            self.left = self.left.saturating_sub(began.elapsed());
         }
-        let began = Instant::now();
-        let result = if self.left >= self.deadline {
-            operation.await
-        } else {
-            timeout(self.left, operation).await.unwrap_or(Err(StoreError::Timeout))
-        };
-        self.left = self.left.saturating_sub(began.elapsed());
         result
     }
 }

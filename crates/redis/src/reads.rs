@@ -42,7 +42,7 @@ pub(crate) struct Reads {
 struct Queue {
     /// How many commands are under way.
     turns: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: Vec<Waiting>,
 }
 
 struct Waiting {
@@ -63,28 +63,29 @@ impl Reads {
 
     /// Reads a key, unless there is no connection. A key of another type reads as an error, or as none.
     pub(crate) async fn get(self: &Arc<Self>, key: Bytes) -> Result<Reply, Fault> {
-        match self.join(&key) {
-            Joined::Sends(_turn) => in_time(&self.lane, Instant::now() + self.within, self.lane.get(key)).await,
+        let asked = Instant::now();
+        match self.join(&key, asked) {
+            Joined::Sends(_turn) => in_time(&self.lane, asked + self.within, self.lane.get(key)).await,
             Joined::Waits(answer) => answer.await.unwrap_or(Err(Fault::Down)),
         }
     }
 
-    fn join(self: &Arc<Self>, key: &Bytes) -> Joined {
+    fn join(self: &Arc<Self>, key: &Bytes, asked: Instant) -> Joined {
         let mut queue = self.queue();
         if queue.turns < ABREAST {
             queue.turns += 1;
             return Joined::Sends(Turn(self.clone()));
         }
         let (answer, answered) = oneshot::channel();
-        queue.waiting.push_back(Waiting { key: key.clone(), asked: Instant::now(), answer });
+        queue.waiting.push(Waiting { key: key.clone(), asked, answer });
         Joined::Waits(answered)
     }
 
     /// Those who waited longest, and still do; without any, a turn ends.
-    fn next(&self) -> VecDeque<Waiting> {
+    fn next(&self) -> Vec<Waiting> {
         let mut queue = self.queue();
         queue.waiting.retain(|waiting| !waiting.answer.is_closed());
-        let later = if queue.waiting.len() > TOGETHER { queue.waiting.split_off(TOGETHER) } else { VecDeque::new() };
+        let later = if queue.waiting.len() > TOGETHER { queue.waiting.split_off(TOGETHER) } else { Vec::new() };
         let next = mem::replace(&mut queue.waiting, later);
         if next.is_empty() {
             queue.turns -= 1;
@@ -92,7 +93,8 @@ impl Reads {
         next
     }
 
-    async fn answer(&self, mut together: VecDeque<Waiting>) {
+    async fn answer(&self, together: Vec<Waiting>) {
+        let mut together = VecDeque::from(together);
         let mut command = pin!(self.lane.get_all(together.iter().map(|waiting| waiting.key.clone()).collect()));
         let mut given_up = 0;
         let result = loop {
