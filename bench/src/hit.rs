@@ -2,7 +2,7 @@
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use larder::{Cache, DebugHeaders, Ttl};
 use larder_axum::AxumRouting;
@@ -51,7 +51,12 @@ pub fn requests() -> Vec<Request<Body>> {
 
 /// One of them.
 pub fn request() -> Request<Body> {
-    let request = Request::builder().uri("/items/7?size=35").header("host", "shop.example").body(Body::empty());
+    request_for(&Uri::from_static("/items/7?size=35"))
+}
+
+/// A request for any page.
+pub fn request_for(page: &Uri) -> Request<Body> {
+    let request = Request::builder().uri(page.clone()).header("host", "shop.example").body(Body::empty());
     request.expect("a request")
 }
 

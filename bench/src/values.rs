@@ -139,7 +139,7 @@ impl Sides {
 
     /// Values a second of the bare client.
     pub async fn raw(&self, tasks: usize, calls: usize) -> f64 {
-        crate::redis::each_second(tasks, calls, || {
+        crate::redis::each_second(tasks, calls, |_| {
             let (raw, key) = (self.raw.clone(), self.key);
             move || {
                 let raw = raw.clone();
@@ -154,7 +154,7 @@ impl Sides {
 
     /// Values a second that are known.
     pub async fn cached(&self, tasks: usize, calls: usize) -> f64 {
-        crate::redis::each_second(tasks, calls, || {
+        crate::redis::each_second(tasks, calls, |_| {
             let users = self.users.clone();
             move || {
                 let users = users.clone();

@@ -4,7 +4,7 @@ use larder::Cache;
 use larder_bench::{
     hit::{self, CALLS},
     miss,
-    redis::Sides,
+    redis::{Reading, Sides},
     table::{median, ratio},
     values,
 };
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Some("instructions") => instructions(),
         _ => {
             eprintln!(
-                "usage: larder-bench hit | redis | redis-side raw|cached CALLS | values | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
+                "usage: larder-bench hit | redis | redis-side raw|cached CALLS TASKS one|own|any | values | miss | instructions CASE TIMES; `cargo xtask bench` runs them all"
             );
             return ExitCode::FAILURE;
         }
@@ -70,20 +70,25 @@ fn hits() {
 
 /// Through the layer : the bare client, reading the same bytes from the same server.
 fn redis() {
-    const CALLS: usize = 40_000;
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let sides = Sides::start().await.expect("a Redis with a page in it");
         println!("| a hit in Redis, 1 KiB | bare GET, k/s | hit, k/s | hit : bare GET |");
         println!("|---|---:|---:|---:|");
-        for tasks in [1, 64, 256] {
-            let (mut raw, mut cached) = (Vec::new(), Vec::new());
-            for _ in 0..11 {
-                raw.push(sides.raw(tasks, CALLS).await);
-                cached.push(sides.cached(tasks, CALLS).await);
+        for (reading, what) in [
+            (Reading::OnePage, "of the same page"),
+            (Reading::OwnPage, "each of another page"),
+            (Reading::ManyPages, "of any of 10,000 pages"),
+        ] {
+            for (tasks, calls) in [(1, 5_000), (64, 40_000), (256, 40_000)] {
+                let (mut raw, mut cached) = (Vec::new(), Vec::new());
+                for _ in 0..11 {
+                    raw.push(sides.raw(reading, tasks, calls).await);
+                    cached.push(sides.cached(reading, tasks, calls).await);
+                }
+                let (a, b) = (median(raw.clone()) / 1e3, median(cached.clone()) / 1e3);
+                println!("| {tasks} at a time, {what} | {a:.1} | {b:.1} | {:.2} |", ratio(&cached, &raw));
             }
-            let (a, b) = (median(raw.clone()) / 1e3, median(cached.clone()) / 1e3);
-            println!("| {tasks} at a time | {a:.1} | {b:.1} | {:.2} |", ratio(&cached, &raw));
         }
     });
 }
@@ -119,16 +124,23 @@ fn values() {
     });
 }
 
-/// Only one side of a hit in Redis (`raw` or `cached`), 64 at a time, as often as the third argument says: for a
-/// profiler, or an instruction counter.
+/// Only one side of a hit in Redis (`raw` or `cached`), as often as the third argument says, so many at a time as the fourth
+/// does, of the page that the fifth does (`one`, `own` or `any`): for a profiler, or an instruction counter.
 fn redis_side() {
     let mut arguments = std::env::args().skip(2);
     let is_raw = arguments.next().as_deref() == Some("raw");
-    let calls = arguments.next().and_then(|calls| calls.parse().ok()).unwrap_or(400_000);
+    let mut number = |default| arguments.next().and_then(|number| number.parse().ok()).unwrap_or(default);
+    let (calls, tasks) = (number(400_000), number(64));
+    let reading = match arguments.next().as_deref() {
+        Some("one") => Reading::OnePage,
+        Some("own") => Reading::OwnPage,
+        _ => Reading::ManyPages,
+    };
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let sides = Sides::start().await.expect("a Redis with a page in it");
-        let rate = if is_raw { sides.raw(64, calls).await } else { sides.cached(64, calls).await };
+        let rate =
+            if is_raw { sides.raw(reading, tasks, calls).await } else { sides.cached(reading, tasks, calls).await };
         println!("{rate:.0} a second");
     });
 }

@@ -1,10 +1,13 @@
 //! Reads that are asked for at the same time, sent together: a command of its own for each costs the client, and the
 //! server, more than twice as much.
+//!
+//! Whoever waits to read the same key gets the same reply. None of them gets an older one than a command of its own would
+//! have brought: the command that they share is sent after all of them have asked.
 
 use crate::{client::Reply, fault::Fault, lane::Lane};
 use bytes::Bytes;
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::Future,
     mem,
     pin::pin,
@@ -94,36 +97,35 @@ impl Reads {
     }
 
     async fn answer(&self, together: Vec<Waiting>) {
-        let mut together = VecDeque::from(together);
-        let mut command = pin!(self.lane.get_all(together.iter().map(|waiting| waiting.key.clone()).collect()));
-        let mut given_up = 0;
+        let (keys, places) = distinct(together.iter().map(|waiting| &waiting.key));
+        let mut together: VecDeque<_> = together.into_iter().zip(places).collect();
+        let mut command = pin!(self.lane.get_all(keys));
         let result = loop {
             // They came one after the other, so that the first is the first to have waited long enough.
-            let Some(first) = together.front() else { return self.lane.late() };
+            let Some((first, _)) = together.front() else { return self.lane.late() };
             if let Ok(result) = timeout_at(first.asked + self.within, command.as_mut()).await {
                 break result;
             }
-            given_up += 1;
-            if let Some(first) = together.pop_front() {
+            if let Some((first, _)) = together.pop_front() {
                 let _ = first.answer.send(Err(Fault::Timeout));
             }
         };
         match result {
             Ok(replies) => {
-                for (waiting, reply) in together.into_iter().zip(replies.into_iter().skip(given_up)) {
-                    let _ = waiting.answer.send(Ok(reply));
+                for (waiting, place) in together {
+                    let _ = waiting.answer.send(replies.get(place).cloned().ok_or(Fault::Down));
                 }
             }
             // A server that refuses to read many keys at once may still read one.
             Err(fault @ Fault::Server(_)) if !fault.is_outage() => {
-                for Waiting { key, asked, answer } in together {
+                for (Waiting { key, asked, answer }, _) in together {
                     let lane = self.lane.clone();
                     let within = self.within;
                     self.runtime.spawn(async move { answer.send(in_time(&lane, asked + within, lane.get(key)).await) });
                 }
             }
             Err(fault) => {
-                for waiting in together {
+                for (waiting, _) in together {
                     let _ = waiting.answer.send(Err(fault.clone()));
                 }
             }
@@ -134,6 +136,19 @@ impl Reads {
         // A queue is never half changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Each key once, and for each of those that are given its place among these.
+fn distinct<'a>(keys: impl Iterator<Item = &'a Bytes>) -> (Vec<Bytes>, Vec<usize>) {
+    let (mut distinct, mut known) = (Vec::new(), HashMap::new());
+    let place = |key: &'a Bytes| {
+        *known.entry(key).or_insert_with(|| {
+            distinct.push(key.clone());
+            distinct.len() - 1
+        })
+    };
+    let places = keys.map(place).collect();
+    (distinct, places)
 }
 
 /// What a command comes to, if it does by then.
