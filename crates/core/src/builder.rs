@@ -5,7 +5,7 @@ use crate::{
     background::Background,
     cache::{Detaching, Settings, Shared},
     flights::Flights,
-    guard::{Deadlines, Guard},
+    guard::{Deadlines, Guard, LONGEST_WAIT},
     observe::Observer,
     routing::Routing,
     search::Variances,
@@ -152,6 +152,9 @@ impl CacheBuilder {
         if self.store_budget.is_zero() {
             return Err(ConfigError::NoBudget(self.store_budget));
         }
+        if let Some(deadline) = self.deadlines.impossible() {
+            return Err(ConfigError::NoTime(deadline));
+        }
         let (lock_wait, read) = (self.lock_wait, self.deadlines.read);
         if lock_wait <= read {
             return Err(ConfigError::LockWait { lock_wait, read });
@@ -179,9 +182,9 @@ impl CacheBuilder {
             routing: self.routing,
             identifier: self.identifier,
             settings: Settings {
-                store_budget: self.store_budget,
-                read_deadline: self.deadlines.read,
-                lock_wait: self.lock_wait,
+                store_budget: self.store_budget.min(LONGEST_WAIT),
+                read_deadline: self.deadlines.read.min(LONGEST_WAIT),
+                lock_wait: self.lock_wait.min(LONGEST_WAIT),
             },
             flights,
             background: Background::new(self.refreshes, self.fetches),

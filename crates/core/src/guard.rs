@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
-/// How long operations on a store may take.
+/// How long operations on a store may take: more than no time, and a year at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// Reads and claims, on which a request waits. Default 100 ms.
@@ -26,6 +26,22 @@ pub struct Deadlines {
     pub fill: Duration,
     /// Purges. Default 2 s: a purge that gives up leaves old answers behind.
     pub purge: Duration,
+}
+
+/// The longest wait that is told from one without an end: it can be added to any time.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Deadlines {
+    /// The deadline that is zero, if one is.
+    pub(crate) fn impossible(&self) -> Option<&'static str> {
+        let all = [("read", self.read), ("fill", self.fill), ("purge", self.purge)];
+        all.into_iter().find(|(_, deadline)| deadline.is_zero()).map(|(name, _)| name)
+    }
+
+    fn bounded(self) -> Self {
+        let Self { read, fill, purge } = self;
+        Self { read: read.min(LONGEST_WAIT), fill: fill.min(LONGEST_WAIT), purge: purge.min(LONGEST_WAIT) }
+    }
 }
 
 impl Default for Deadlines {
@@ -51,7 +67,7 @@ pub struct Guard<S> {
 impl<S: Store> Guard<S> {
     /// Guards `store`.
     pub fn new(store: S, deadlines: Deadlines) -> Self {
-        Self { store: Arc::new(store), deadlines, reads: Arc::default(), writes: Arc::default() }
+        Self { store: Arc::new(store), deadlines: deadlines.bounded(), reads: Arc::default(), writes: Arc::default() }
     }
 
     /// Whether the store is asked for entries at present.

@@ -491,6 +491,8 @@ pub enum ConfigError {
     },
     /// How long a request may wait for the store is zero.
     NoBudget(Duration),
+    /// A deadline of the store's operations is zero: `read`, `fill` or `purge`.
+    NoTime(&'static str),
 }
 
 impl fmt::Display for ConfigError {
@@ -515,6 +517,17 @@ impl fmt::Display for ConfigError {
             }
             Self::NoBudget(budget) => {
                 write!(f, "store_budget {budget:?}: a request must be able to wait; 100 ms is the default")
+            }
+            Self::NoTime(deadline) => {
+                let default = match *deadline {
+                    "read" => "100 ms",
+                    "fill" => "250 ms",
+                    _ => "2 s",
+                };
+                write!(
+                    f,
+                    "deadlines: {deadline} is zero, and no operation is done in no time; {default} is the default"
+                )
             }
         }
     }

@@ -5,6 +5,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, ConfigError, Deadlines, Key, Ttl};
+#[cfg(feature = "testing")]
+use larder::{
+    MemoryStore,
+    testing::{Fault, Faulty},
+};
 use metrics_util::{
     CompositeKey,
     debugging::{DebugValue, DebuggingRecorder},
@@ -53,6 +58,15 @@ fn a_setting_that_cannot_work_is_named() {
     assert!(error.to_string().contains("my cache"), "{error}");
     let error = Cache::builder().store_budget(Duration::ZERO).build().unwrap_err();
     assert!(error.to_string().contains("store_budget"), "{error}");
+    let (usual, none) = (Deadlines::default(), Duration::ZERO);
+    for (name, deadlines) in [
+        ("read", Deadlines { read: none, ..usual }),
+        ("fill", Deadlines { fill: none, ..usual }),
+        ("purge", Deadlines { purge: none, ..usual }),
+    ] {
+        let error = Cache::builder().deadlines(deadlines).build().unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+    }
     for key in ["user:{id", "}", ""] {
         assert!(matches!(Cache::in_memory().layer().key(key).checked(), Err(ConfigError::Key(_))), "{key}");
     }
@@ -72,6 +86,38 @@ async fn extreme_settings_do_what_they_say() {
     for key in ["x".repeat(10 << 20), "\0\r\n\u{7f} {}*?[]\"\\".to_owned(), "é".repeat(300)] {
         assert_eq!(twice(&layer().key_fn(move |_| Key::new(&key)), page, &[]).await, words("MISS", "HIT"));
     }
+}
+
+/// A year is as good as for ever, but for arithmetic.
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn what_may_take_for_ever_may() {
+    let store = Faulty::new(MemoryStore::default());
+    let ever = Duration::MAX;
+    let cache = Cache::builder()
+        .store(store.clone())
+        .near_life(ever)
+        .deadlines(Deadlines { read: ever, fill: ever, purge: ever })
+        .store_budget(ever)
+        .lock_wait(ever);
+    // They are compared as they were given, so the longest two contradict each other.
+    assert!(cache.build().is_err());
+    let cache = Cache::builder()
+        .store(store.clone())
+        .near_life(ever)
+        .deadlines(Deadlines { read: ever - Duration::from_secs(1), fill: ever, purge: ever })
+        .store_budget(ever)
+        .lock_wait(ever)
+        .build()
+        .unwrap();
+    let layer = cache.layer().hard_timeout(ever).stale_while_revalidate(ever).stale_if_error(ever).throttle(ever);
+    // So that every operation waits.
+    store.set(Fault::Dawdles(Duration::from_secs(60)));
+    let post = || Request::builder().method("POST").uri("/page").body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(twice(&layer, page, &[]).await, ["MISS", "HIT"].map(str::to_owned));
+    assert_eq!(twice(&layer, post, &[]).await, ["BYPASS", "BYPASS"].map(str::to_owned));
+    assert_eq!(cache.drain(ever).await, 0);
+    assert_eq!(twice(&layer, page, &[]).await[0], "MISS");
 }
 
 #[test]

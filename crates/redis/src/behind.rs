@@ -316,10 +316,10 @@ impl WriteBehind {
     /// Waits until all is applied that has been accepted, by whichever process, and returns how much is left after `limit`;
     /// nothing, if Redis cannot tell. For the end of a program; what is left is applied by another process, or later.
     pub async fn drain(&self, limit: Duration) -> Option<u64> {
-        let until = Instant::now() + limit;
+        let began = Instant::now();
         loop {
             let waiting = self.waiting().await.ok();
-            if waiting == Some(0) || Instant::now() >= until {
+            if waiting == Some(0) || began.elapsed() >= limit {
                 return waiting;
             }
             sleep(DRAIN_LOOK).await;

@@ -380,7 +380,8 @@ impl Log {
         let [clock, all, last, missed @ ..] = answer else { return None };
         let (clock, all, last) = (clock.parse::<u64>().ok()?, record(all)?, Position::parse(last)?);
         let mut state = self.state_mut();
-        let was_out = state.vouched.is_some_and(|until| asked + LEASE > until + self.outage_after);
+        let was_out =
+            state.vouched.is_some_and(|until| (asked + LEASE).saturating_duration_since(until) > self.outage_after);
         (state.clock, state.all) = (state.clock.max(clock), state.all.and(all));
         let is_whole = mine.is_none_or(|mine| {
             // Where something was logged and it may not be read, it is lost as well.
