@@ -366,11 +366,12 @@ impl MemoryStore {
         let resource = key.resource();
         let mut stripe = self.stripe(&resource);
         let kind = if seen == Seen::Changing { TicketKind::Change } else { TicketKind::Fetch };
-        if !matches!(seen, Seen::Unreadable | Seen::Changing)
-            && let Looked::There(entry) = self.look(key)
-            && seen != Seen::Entry(entry.id)
-        {
-            return Claim::Found(entry);
+        if !matches!(seen, Seen::Unreadable | Seen::Changing) {
+            match self.look(key) {
+                Looked::There(entry) if seen != Seen::Entry(entry.id) => return Claim::Found(entry),
+                Looked::Absent if seen != Seen::Absent => return Claim::Moved,
+                _ => {}
+            }
         }
         if let Some(variant) = key.variant()
             && !matches!(self.look(&resource), Looked::There(rule) if rule.id == variant.rule)

@@ -198,7 +198,8 @@ pub enum Claim {
     Granted(Ticket),
     /// Someone else holds the ticket.
     Held,
-    /// The rule of the variant is gone: the resource is to be looked up anew.
+    /// What was seen is gone, or the rule of the variant: the resource is to be looked up anew, as what was purged is not to be
+    /// confirmed by the origin.
     Moved,
     /// The resource is being written: what the origin answers is not to be stored.
     Marked,

@@ -44,6 +44,7 @@ pub async fn behaves<S: Store, F: Future<Output = ()>>(store: &S, wait: impl Fn(
     what_was_seen_can_be_replaced_and_what_is_newer_is_given(store).await;
     variants_are_reached_through_their_rule(store).await;
     a_purge_voids_the_fills_of_every_variant(store).await;
+    what_was_seen_and_is_gone_is_looked_for_anew(store).await;
     variants_of_a_purged_rule_never_come_back(store).await;
     what_is_stored_comes_back_byte_for_byte(store).await;
     namespaces_and_versions_do_not_meet(store).await;
@@ -506,6 +507,20 @@ async fn a_purge_voids_the_fills_of_every_variant(store: &impl Store) {
         assert_eq!(store.fill(ticket, filling).await, Ok(Filled::Voided));
     }
     assert_eq!(found(store, &key).await, None);
+}
+
+async fn what_was_seen_and_is_gone_is_looked_for_anew(store: &impl Store) {
+    let key = key();
+    let (_, variant, of_variant) = varying(store, &key, "seen").await;
+    let (other, seen) = (self::key(), response(store, "seen"));
+    fill(store, &other, &seen).await;
+    purge(store, &key).await;
+    purge(store, &other).await;
+    for (key, seen) in [(&variant, of_variant.id), (&other, seen.id)] {
+        assert!(matches!(store.claim(key, Seen::Entry(seen)).await, Ok(Claim::Moved)), "{key:?}");
+    }
+    let ticket = claim(store, &other, Seen::Absent).await;
+    assert_eq!(store.fill(ticket, filling(&other, &response(store, "new"))).await, Ok(Filled::Stored));
 }
 
 async fn variants_of_a_purged_rule_never_come_back(store: &impl Store) {

@@ -185,8 +185,11 @@ impl<S: Store> Store for Tiered<S> {
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
         let epoch = self.near.store.epoch(key);
         let claim = self.far.claim(key, seen).await?;
-        if let Claim::Found(entry) = &claim {
-            self.keep(epoch, key, entry, self.near_life);
+        match &claim {
+            Claim::Found(entry) => self.keep(epoch, key, entry, self.near_life),
+            // What is looked up anew is not to be a copy of what is gone.
+            Claim::Moved => _ = self.near.store.forget(&key.resource()),
+            _ => {}
         }
         Ok(claim)
     }

@@ -11,6 +11,7 @@ use larder::{
     Cache, CacheLayer, Key, MemoryStore, Policy, Purge, Store,
     semantics::Namespace,
     store::{Claim, Found, Seen},
+    testing::Faulty,
 };
 use stage::{
     AFTER, Answer, BEFORE, Fields, LONG, MODIFIED, Reply, Stage, Unreachable, honest, joined, reply, told, wait,
@@ -1332,6 +1333,25 @@ async fn what_is_immutable_is_not_asked_for_again_when_a_page_is_reloaded() {
 }
 
 /// Who purges what is wrong under a tag that is right must not have it back, confirmed.
+/// By another process, of which this one has not heard: its own copy, near, is still fresh.
+#[tokio::test(start_paused = true)]
+async fn what_was_purged_since_it_was_read_is_not_confirmed_any_more() {
+    let far = MemoryStore::with_capacity(1 << 20);
+    let cache = Cache::builder().store(Faulty::new(far.clone())).near(MemoryStore::default()).build().unwrap();
+    let stage = Stage::new(cache.layer().honor_client_directives(), |head, call| match call {
+        1 => honest(head, "\"a\"", "max-age=10", "wrong"),
+        _ => honest(head, "\"a\"", "max-age=10", "right"),
+    });
+    assert_eq!(stage.get(&[]).await.told(), told("MISS", 200, "wrong"));
+    wait(1).await;
+    assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "wrong"));
+    far.purge(&Namespace::default(), &Purge::key(Key::new("route:GET:shop.example:/page"))).await.unwrap();
+    assert_eq!(stage.get(&[("cache-control", "no-cache")]).await.told(), told("BYPASS", 200, "right"));
+    assert_eq!(stage.last("if-none-match").1, "");
+    wait(1).await;
+    assert_eq!(stage.get(&[]).await.told(), told("HIT", 200, "right"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_purged_while_a_request_waited_is_not_confirmed_any_more() {
     let memory = MemoryStore::with_capacity(1 << 20);

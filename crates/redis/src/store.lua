@@ -88,6 +88,7 @@ function operations.claim(tickets, entry, base)
   if seen ~= '*' and id(entry) ~= seen then
     local bytes = redis.pcall('GET', entry)
     if type(bytes) == 'string' then return 'found', bytes end
+    if seen ~= '' then return 'moved' end
   end
   if redis.call('EXISTS', marks) == 1 and is_marked(marks) then return 'marked' end
   local other = holder(tickets, field)
