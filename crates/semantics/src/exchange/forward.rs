@@ -235,9 +235,11 @@ impl Forward {
         })
     }
 
-    /// Whether there is a stored response that the origin can be asked about.
+    /// Whether there is a stored response that the origin can be asked about: by GET or HEAD, as to a condition of another
+    /// method that is not met the answer is 412 (RFC 9110 section 13.1.2).
     pub(super) fn can_ask(&self) -> bool {
-        self.held().is_some_and(|held| Validators::of(&held.headers).any())
+        matches!(self.lookup.method, Method::GET | Method::HEAD)
+            && self.held().is_some_and(|held| Validators::of(&held.headers).any())
     }
 
     fn stale_for(&self, request: &HeaderMap, now: Timestamp, window: impl Fn(StaleUse) -> Duration) -> Option<Hit> {
@@ -318,7 +320,7 @@ impl Forward {
         if is_for_its_range_only(status, &request) {
             return Err(Refusal::Partial);
         }
-        let stated_only = (self.lookup.method == Method::POST).then(|| policy.without_lifetimes());
+        let stated_only = (self.reason == Reason::Method).then(|| policy.without_lifetimes());
         let judged_by = stated_only.as_ref().unwrap_or(policy);
         let (lifetime, initial_age, stale, basis, fields, unstored) =
             match Storability::of(status, &headers, self.lookup.credentials, caching, judged_by, arrival) {

@@ -95,6 +95,8 @@ pub fn restore(request: &mut HeaderMap, conditions: &HeaderMap) {
 
 /// Makes a request ask for a whole response.
 pub fn ask_for_all<Q>(request: &mut Request<Q>) {
-    *request.method_mut() = Method::GET;
+    if *request.method() == Method::HEAD {
+        *request.method_mut() = Method::GET;
+    }
     restore(request.headers_mut(), &HeaderMap::new());
 }

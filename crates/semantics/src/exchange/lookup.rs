@@ -179,7 +179,8 @@ impl Lookup {
 
     /// To the origin in the background, for the whole, whatever of it this request has asked for.
     fn refresh(self, entry: Arc<Entry>, is_early: bool) -> Forward {
-        let lookup = Self { method: Method::GET, asks_for_less: false, ..self };
+        let method = if self.method == Method::HEAD { Method::GET } else { self.method };
+        let lookup = Self { method, asks_for_less: false, ..self };
         let (reason, seen) = (Reason::Expired, Some(entry.id));
         Forward { reason, seen, held: Some(entry), joins: None, storable: true, is_early, lookup }
     }
