@@ -21,6 +21,11 @@ impl Budget {
         Self { left, deadline }
     }
 
+    /// How long the request may still wait.
+    pub(crate) fn left(&self) -> Duration {
+        self.left
+    }
+
     /// Waits for an operation of the store: reading no clock when it is done at once, and setting no timer while the
     /// store's own deadline is the shorter one.
     pub(crate) async fn spend<T>(

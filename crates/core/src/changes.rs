@@ -2,6 +2,7 @@
 
 use crate::{
     background::Outlives,
+    budget::Budget,
     engine::{Front, Grant},
     lease::Lease,
     store::{Claim, Purge, Seen},
@@ -12,7 +13,8 @@ use larder_semantics::{
     groups::{self, CACHE_GROUP_INVALIDATION},
     invalidation::{is_answer_to_get, is_done, is_unsafe, related},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 impl Front {
     /// Whether a request may change what is stored.
@@ -36,6 +38,7 @@ impl Front {
         &self,
         head: &mut Parts,
         inherited: Option<Box<Grant>>,
+        budget: &mut Budget,
     ) -> Option<(Forward, Box<Grant>)> {
         let forward = Forward::of_post(head, &self.rules.policy)?;
         let mut target = self.changes(Reason::Method, head)?;
@@ -44,23 +47,24 @@ impl Front {
         if let Some(grant) = inherited.filter(|grant| grant.key == key) {
             return Some((forward, grant));
         }
-        let claim = timeout(self.cache.shared.settings.read_deadline, self.cache.store().claim(&key, Seen::Changing));
-        let Ok(Ok(Claim::Granted(ticket))) = claim.await else { return None };
+        let claim = budget.spend(self.cache.store().claim(&key, Seen::Changing));
+        let Ok(Claim::Granted(ticket)) = claim.await else { return None };
         let lease = Some(Lease::hold(&self.cache, ticket));
         Some((forward, Box::new(Grant { key, lead: None, lease, unstored: None })))
     }
 
-    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than a request may for the store; all
-    /// but its own answer, if that is to be stored for GET.
+    /// Removes what a request has changed (RFC 9111 section 4.4), waiting no longer than it still may for the store; all but
+    /// its own answer, if that is to be stored for GET.
     pub(crate) async fn settle(
         &self,
         changes: Option<Box<Parts>>,
+        patience: Duration,
         response: &response::Parts,
         received: Received,
         grant: Option<Box<Grant>>,
     ) -> (Received, Option<Box<Grant>>) {
         let Some(mut target) = changes else { return (received, grant) };
-        let patience = Instant::now() + self.cache.shared.settings.store_budget;
+        let patience = Instant::now() + patience;
         let ticket = grant.as_ref().and_then(|grant| grant.lease.as_ref()?.ticket());
         let is_for_get =
             matches!(received, Received::Store(_)) && is_answer_to_get(&target, response.status, &response.headers);

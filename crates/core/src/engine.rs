@@ -8,7 +8,6 @@ use crate::{
     Cache,
     body::CacheBody,
     budget::Budget,
-    cache::Settings,
     fill,
     flights::Lead,
     layer::Rules,
@@ -70,6 +69,7 @@ impl Front {
     {
         let (mut head, body) = request.into_parts();
         let around = Around::take(&self.cache, &mut head);
+        let patience = around.as_ref().map_or(self.cache.shared.settings.store_budget, |around| around.patience);
         let shows_key = self.rules.headers.shows_key(&mut head);
         let seed = if self.rules.policy.early == Early::Never { 1.0 } else { fastrand::f64() };
         let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false, seed };
@@ -83,7 +83,8 @@ impl Front {
             },
             Err(reason) => Err(reason),
         };
-        let stay = Stay { front: self.clone(), metrics: metrics.into_owned(), marks, left: None, reads: None };
+        let stay =
+            Stay { front: self.clone(), metrics: metrics.into_owned(), marks, patience, left: None, reads: None };
         let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
         CacheFuture::pending(stay.serve(sought, Request::from_parts(head, body), origin, inherited))
     }
@@ -108,7 +109,8 @@ impl Front {
         };
         let marks = Marks { shows_key: false, is_nested: false, is_background: false, seed: fastrand::f64() };
         let metrics = self.metrics(&head).into_owned();
-        let stay = Stay { front: self, metrics, marks, left: None, reads: Some(reads) };
+        let patience = self.cache.shared.settings.store_budget;
+        let stay = Stay { front: self, metrics, marks, patience, left: None, reads: Some(reads) };
         stay.serve(sought, Request::from_parts(head, ()), origin, None).await
     }
 
@@ -139,7 +141,8 @@ impl Front {
     /// The metrics of the route that a request is for, as far as the framework tells it.
     fn metrics(&self, head: &Parts) -> Cow<'_, Arc<RouteMetrics>> {
         let Self { cache, rules, metrics } = self;
-        let route = cache.routing().and_then(|routing| routing.route(head)).unwrap_or(&rules.route);
+        let routing = rules.routing(cache.routing());
+        let route = routing.and_then(|routing| routing.route(head)).unwrap_or(&rules.route);
         let first = metrics.get_or_init(|| cache.observer().route(route, rules.tier));
         if first.is_of(route) { Cow::Borrowed(first) } else { Cow::Owned(cache.observer().route(route, rules.tier)) }
     }
@@ -171,6 +174,8 @@ struct Stay {
     front: Arc<Front>,
     metrics: Arc<RouteMetrics>,
     marks: Marks,
+    /// How long it may still wait for the store.
+    patience: Duration,
     /// Set when its client has been answered otherwise.
     left: Option<Arc<AtomicBool>>,
     /// Whether what is stored can be read, where that is more than a matter of bytes.
@@ -186,7 +191,7 @@ impl Stay {
 
     /// Steps 2 to 7 for what is not at hand.
     async fn serve<S, Q, B>(
-        self,
+        mut self,
         sought: Result<(Lookup, EntryKey), Reason>,
         request: Request<Q>,
         origin: S,
@@ -200,11 +205,13 @@ impl Stay {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (mut head, body) = request.into_parts();
-        let visit = self.visit();
+        let mut budget = Budget::new(self.patience, self.front.cache.shared.settings.read_deadline);
         let course = match sought {
-            Ok((lookup, key)) => visit.look_up(lookup, key, &head, inherited).await,
-            Err(reason) => visit.pass_by(reason, &mut head, inherited).await,
+            Ok((lookup, key)) => self.visit().look_up(lookup, key, &head, inherited, &mut budget).await,
+            Err(reason) => self.visit().pass_by(reason, &mut head, inherited, &mut budget).await,
         };
+        self.patience = budget.left();
+        let visit = self.visit();
         match course {
             Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, key, reason, now)),
             Course::Share(hit, key, following, now) => Ok(visit.share(hit, key, following, now)),
@@ -327,9 +334,15 @@ impl Visit<'_> {
     }
 
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
-    async fn look_up(&self, lookup: Lookup, key: EntryKey, head: &Parts, inherited: Option<Box<Grant>>) -> Course {
-        let Settings { store_budget, read_deadline, lock_wait } = self.front.cache.shared.settings;
-        let (mut budget, mut patience) = (Budget::new(store_budget, read_deadline), lock_wait);
+    async fn look_up(
+        &self,
+        lookup: Lookup,
+        key: EntryKey,
+        head: &Parts,
+        inherited: Option<Box<Grant>>,
+        budget: &mut Budget,
+    ) -> Course {
+        let mut patience = self.front.cache.shared.settings.lock_wait;
         let (mut lookup, mut key, mut inherited, mut failures) = (lookup, key, inherited, 0);
         if self.front.cache.is_uncacheable(&key) {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
@@ -377,7 +390,7 @@ impl Visit<'_> {
                 return Course::fetch(forward, grant);
             }
             let seen = seen.map(|seen| forward.seen().map_or(seen, Seen::Entry));
-            (lookup, key) = match Box::pin(self.join(&forward, &key, seen, &mut budget, &mut patience)).await {
+            (lookup, key) = match Box::pin(self.join(&forward, &key, seen, budget, &mut patience)).await {
                 Joining::Leads(grant, reason) => {
                     let reason = reason.unwrap_or(forward.reason());
                     return Course::fetch(forward.because(reason), grant);
@@ -421,9 +434,15 @@ impl Visit<'_> {
 
 impl Visit<'_> {
     /// What becomes of a request that is not looked up.
-    async fn pass_by(&self, reason: Reason, head: &mut Parts, inherited: Option<Box<Grant>>) -> Course {
+    async fn pass_by(
+        &self,
+        reason: Reason,
+        head: &mut Parts,
+        inherited: Option<Box<Grant>>,
+        budget: &mut Budget,
+    ) -> Course {
         if reason == Reason::Method
-            && let Some((forward, grant)) = self.front.may_store_for_get(head, inherited).await
+            && let Some((forward, grant)) = self.front.may_store_for_get(head, inherited, budget).await
         {
             return Course::fetch(forward, grant);
         }

@@ -391,6 +391,11 @@ impl Rules {
         self.skip.as_ref().is_some_and(|skip| skip(head))
     }
 
+    /// Who tells what a framework knows of a request: the layer's own setting, else that of its cache.
+    pub(crate) fn routing<'r>(&'r self, of_cache: Option<&'r Arc<dyn Routing>>) -> Option<&'r Arc<dyn Routing>> {
+        self.routing.as_ref().or(of_cache)
+    }
+
     /// The key of a request; `None`, and an error in the log the first time, when none can be made.
     pub(crate) fn key(&self, head: &mut Parts, routing: Option<&Arc<dyn Routing>>) -> Option<Key> {
         let key = match &self.key {
@@ -428,8 +433,7 @@ impl Rules {
     }
 
     fn fill(&self, template: &Template, head: &mut Parts, routing: Option<&Arc<dyn Routing>>) -> Result<Key, KeyError> {
-        let routing = self.routing.as_ref().or(routing);
-        let parameters = match routing {
+        let parameters = match self.routing(routing) {
             _ if template.parameters().next().is_none() => Vec::new(),
             Some(routing) => routing.parameters(head).unwrap_or_default(),
             None => return Err(KeyError::NoRouting(template.as_str().to_owned())),

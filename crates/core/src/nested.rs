@@ -3,7 +3,10 @@
 use crate::{Cache, engine::Grant};
 use http::{HeaderMap, Request, request::Parts};
 use larder_semantics::exchange;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// Marks a request that a layer forwards, so that a layer of the same cache further in decides in its place.
 #[derive(Clone)]
@@ -12,6 +15,8 @@ pub(crate) struct Around {
     grant: Place,
     /// What the client asked for less than the whole, where the request now asks the origin something else.
     conditions: Option<HeaderMap>,
+    /// How long the request may still wait for the store.
+    pub(crate) patience: Duration,
 }
 
 /// Marks a response on which a layer has decided.
@@ -26,15 +31,17 @@ type Place = Arc<Mutex<Option<Box<Grant>>>>;
 pub(crate) struct Lent(Place);
 
 impl Around {
-    /// Marks `request`, and lends `grant` to a layer further in, which also learns what the client asked.
+    /// Marks `request`, and lends `grant` to a layer further in, which also learns what the client asked, and how long it may
+    /// still wait for the store.
     pub(crate) fn put<Q>(
         cache: &Cache,
         mut request: Request<Q>,
         grant: Option<Box<Grant>>,
         conditions: Option<HeaderMap>,
+        patience: Duration,
     ) -> (Request<Q>, Lent) {
         let place = Place::new(Mutex::new(grant));
-        request.extensions_mut().insert(Self { cache: cache.clone(), grant: place.clone(), conditions });
+        request.extensions_mut().insert(Self { cache: cache.clone(), grant: place.clone(), conditions, patience });
         (request, Lent(place))
     }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{
-    Cache, CacheLayer, MemoryStore, StoreError,
+    Cache, CacheLayer, Deadlines, Guard, Key, MemoryStore, Policy, Purge, Store, StoreError,
+    semantics::Namespace,
+    store::{Claim, Seen, Unused},
     testing::{Fault, Faulty},
 };
 use metrics_util::{
@@ -34,11 +36,23 @@ fn cached() -> (Faulty<MemoryStore>, CacheLayer) {
 
 /// X-Cache, the detail in Cache-Status, and how long it took.
 async fn get(layer: &CacheLayer, path: &str) -> (String, String, Duration) {
+    ask(layer, "GET", path, &[]).await
+}
+
+/// The same, of a request with another method, and of an answer with these headers.
+async fn ask(
+    layer: &CacheLayer,
+    method: &str,
+    path: &str,
+    fields: &'static [(&'static str, &'static str)],
+) -> (String, String, Duration) {
     let origin = service_fn(|_: Request<Empty<Bytes>>| async {
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
+        let response =
+            fields.iter().fold(Response::builder(), |response, (name, value)| response.header(*name, *value));
+        Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(b"page"))).unwrap())
     });
     let began = Instant::now();
-    let request = Request::builder().uri(path).body(Empty::<Bytes>::new()).unwrap();
+    let request = Request::builder().method(method).uri(path).body(Empty::<Bytes>::new()).unwrap();
     let (head, body) = layer.layer(origin).oneshot(request).await.unwrap().into_parts();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "page");
     let text = |name: &str| head.headers[name].to_str().unwrap().to_owned();
@@ -85,6 +99,163 @@ async fn a_read_that_is_woken_and_not_done_has_the_rest_of_its_deadline() {
         let (x_cache, detail, took) = get(&layer, "/a").await;
         assert_eq!((x_cache.as_str(), detail.as_str(), took), ("BYPASS", "store-timeout", BUDGET), "{promised}");
     }
+}
+
+/// A hit on a variant reads its rule first; a miss reads, and then claims; one on a variant does all three.
+#[tokio::test(start_paused = true)]
+async fn what_a_request_waits_for_the_store_adds_up_to_its_budget_and_no_more() {
+    const VARIES: &[(&str, &str)] = &[("vary", "accept-language")];
+    let millis = Duration::from_millis;
+    let cases = [
+        // What each operation takes, the budget, what is asked for, and what comes of it after how long.
+        (millis(30), BUDGET, "/plain", "HIT", "near", millis(30)),
+        (millis(30), BUDGET, "/varies", "HIT", "near", millis(60)),
+        (millis(60), BUDGET, "/varies", "BYPASS", "store-timeout", BUDGET),
+        (millis(99), BUDGET, "/varies", "BYPASS", "store-timeout", BUDGET),
+        (millis(30), BUDGET, "/new", "MISS", "never", millis(60)),
+        (millis(60), BUDGET, "/new", "MISS", "store-refused", BUDGET),
+        (millis(99), BUDGET, "/new", "MISS", "store-refused", BUDGET),
+        (millis(30), BUDGET, "/expires", "EXPIRED", "expired", millis(90)),
+        (millis(40), BUDGET, "/expires", "EXPIRED", "store-refused", BUDGET),
+        (millis(30), millis(50), "/varies", "BYPASS", "store-timeout", millis(50)),
+        (millis(30), millis(50), "/new", "MISS", "store-refused", millis(50)),
+        (millis(60), millis(50), "/plain", "BYPASS", "store-timeout", millis(50)),
+        // Each operation has its own deadline of 100 ms beside.
+        (millis(90), millis(250), "/varies", "HIT", "near", millis(180)),
+        (millis(120), millis(250), "/plain", "BYPASS", "store-timeout", millis(100)),
+    ];
+    for (takes, budget, path, x_cache, detail, took) in cases {
+        let store = Faulty::new(MemoryStore::default());
+        let layer = Cache::builder().store(store.clone()).store_budget(budget).build().unwrap().layer();
+        ask(&layer, "GET", "/plain", &[]).await;
+        ask(&layer, "GET", "/varies", VARIES).await;
+        ask(&layer, "GET", "/expires", &[("vary", "accept-language"), ("cache-control", "max-age=1")]).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        store.set(Fault::Dawdles(takes));
+        let answer = get(&layer, path).await;
+        assert_eq!(answer, (x_cache.to_owned(), detail.to_owned(), took), "{takes:?} of {budget:?}: {path}");
+    }
+}
+
+/// A POST whose answer may be stored for GET claims before the origin is asked, and takes the place of what is stored after.
+#[tokio::test(start_paused = true)]
+async fn so_it_is_for_requests_that_change_something() {
+    const FOR_GET: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("content-location", "/a")];
+    for method in ["POST", "DELETE"] {
+        for (takes, budget) in [(60, 100), (99, 100), (60_000, 100), (30, 50), (60_000, 50)]
+            .map(|(takes, budget)| (Duration::from_millis(takes), Duration::from_millis(budget)))
+        {
+            let store = Faulty::new(MemoryStore::default());
+            let cache = Cache::builder().store(store.clone()).store_budget(budget).build().unwrap();
+            let layer = CacheLayer::with_policy(cache, Policy::shared_cache());
+            store.set(Fault::Dawdles(takes));
+            let took = ask(&layer, method, "/a", FOR_GET).await.2;
+            assert!(took <= budget, "{method} waits {took:?} of {budget:?} for a store that takes {takes:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_within_each_other_share_one_budget() {
+    for (method, takes) in [("GET", 60), ("GET", 60_000), ("POST", 60), ("POST", 60_000), ("DELETE", 60_000)] {
+        let store = Faulty::new(MemoryStore::default());
+        let cache = Cache::builder().store(store.clone()).build().unwrap();
+        let layer = CacheLayer::with_policy(cache, Policy::shared_cache());
+        let origin = service_fn(|_: Request<Empty<Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page"))))
+        });
+        store.set(Fault::Dawdles(Duration::from_millis(takes)));
+        let began = Instant::now();
+        let request = Request::builder().method(method).uri("/a").body(Empty::<Bytes>::new()).unwrap();
+        let response =
+            layer.clone().key("outer").layer(layer.key("inner").layer(origin)).oneshot(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "page");
+        assert!(began.elapsed() <= BUDGET, "{method}, {takes} ms: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_hangs_is_given_up_at_its_deadline() {
+    let short = Deadlines { read: Duration::from_millis(3), fill: Duration::from_millis(5), purge: BUDGET };
+    for deadlines in [Deadlines::default(), short] {
+        let store = Faulty::new(MemoryStore::default());
+        let guard = Guard::new(store.clone(), deadlines);
+        let key = Namespace::default().entry(Key::new("a"));
+        let ticket = async || {
+            store.set(Fault::None);
+            let Ok(Claim::Granted(ticket)) = guard.claim(&key, Seen::Absent).await else { panic!("it is free") };
+            store.set(Fault::Hangs);
+            (ticket, Instant::now())
+        };
+        let (unused, began) = ticket().await;
+        assert_eq!(guard.get(&key).await.unwrap_err(), StoreError::Timeout);
+        assert_eq!(began.elapsed(), deadlines.read);
+        let began = Instant::now();
+        assert_eq!(guard.claim(&key, Seen::Absent).await.unwrap_err(), StoreError::Timeout);
+        assert_eq!(began.elapsed(), deadlines.read);
+        let began = Instant::now();
+        assert_eq!(guard.renew(&unused).await, Err(StoreError::Timeout));
+        assert_eq!(began.elapsed(), deadlines.fill);
+        store.set(Fault::None);
+        guard.release(unused, Unused::NoAnswer).await.unwrap();
+        let (unused, began) = ticket().await;
+        assert_eq!(guard.release(unused, Unused::NoAnswer).await, Err(StoreError::Timeout));
+        assert_eq!(began.elapsed(), deadlines.fill);
+        let began = Instant::now();
+        let purged = guard.purge(&key.namespace, &Purge::key("a")).await;
+        assert_eq!((purged.unwrap_err(), began.elapsed()), (StoreError::Timeout, deadlines.purge));
+    }
+}
+
+/// The client has its answer at once; the store has a quarter of a second for it.
+#[test]
+fn a_fill_that_hangs_is_given_up_after_its_deadline_and_its_client_does_not_wait() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    // Outcome and reason of what was counted since this was last asked.
+    let stored = || {
+        let mut counted = Vec::new();
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let key: CompositeKey = key;
+            let label = |name| key.key().labels().find(|label| label.key() == name).unwrap().value().to_owned();
+            if let ("larder.store", DebugValue::Counter(count @ 1..)) = (key.key().name(), value) {
+                counted.push((label("outcome"), label("reason"), count));
+            }
+        }
+        counted
+    };
+    let once = |outcome: &str, reason: &str| vec![(outcome.to_owned(), reason.to_owned(), 1)];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let store = Faulty::new(MemoryStore::default());
+            let cache = Cache::builder().store(store.clone()).build().unwrap();
+            let layer = cache.layer();
+            let dawdles = |millis| Fault::Dawdles(Duration::from_millis(millis));
+            for (path, fault, ends_after, outcome) in [
+                ("/a", dawdles(249), 249, once("stored", "stored")),
+                ("/b", dawdles(251), 250, once("skipped", "store-refused")),
+                ("/c", Fault::Hangs, 250, once("skipped", "store-refused")),
+            ] {
+                // The fault begins between the claim and the fill.
+                let faulty = store.clone();
+                let origin = service_fn(move |_: Request<Empty<Bytes>>| {
+                    faulty.set(fault.clone());
+                    async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"page")))) }
+                });
+                let (began, request) = (Instant::now(), Request::builder().uri(path).body(Empty::new()).unwrap());
+                let response = layer.layer(origin).oneshot(request).await.unwrap();
+                assert_eq!(response.headers()["x-cache"], "MISS");
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "page");
+                assert_eq!(began.elapsed(), Duration::ZERO, "{path}");
+                tokio::time::sleep(Duration::from_millis(ends_after - 1)).await;
+                assert_eq!(stored(), [], "{path}");
+                assert_eq!(cache.drain(Duration::from_secs(1)).await, 0);
+                assert_eq!((began.elapsed(), stored()), (Duration::from_millis(ends_after), outcome), "{path}");
+                store.set(Fault::None);
+            }
+        });
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -82,7 +82,7 @@ impl Stay {
         let left = Arc::new(AtomicBool::new(false));
         self.left = Some(left.clone());
         let (metrics, marks) = (self.metrics.clone(), self.marks);
-        let other = Self { front: front.clone(), metrics, marks, left: None, reads: None };
+        let other = Self { front: front.clone(), metrics, marks, patience: self.patience, left: None, reads: None };
         let (headers, key) = (request.headers().clone(), errand.key.clone());
         let mut work = self.outliving(errand, request, origin);
         let asked_at = Instant::now();
@@ -147,7 +147,8 @@ impl Stay {
             self.front.rules.settle_host(&mut head);
             forward.prepare(&mut head, &self.front.rules.policy);
         }
-        let (request, lent) = Around::put(&self.front.cache, Request::from_parts(head, body), grant, conditions);
+        let (request, lent) =
+            Around::put(&self.front.cache, Request::from_parts(head, body), grant, conditions, self.patience);
         let asked_at = Instant::now();
         let answered = async {
             poll_fn(|context| origin.poll_ready(context)).await?;
@@ -182,7 +183,7 @@ impl Stay {
             }
             _ => Received::Pass(Storing::Untried),
         };
-        let (received, grant) = self.front.settle(changes, &head, received, lent.take_back()).await;
+        let (received, grant) = self.front.settle(changes, self.patience, &head, received, lent.take_back()).await;
         let is_unreachable = caching.unreachable;
         let came = Came { reason, key, received, grant, is_unreachable, asked_at, now: arrival.now };
         Ok(self.deliver(came, head, body))
