@@ -63,8 +63,10 @@ impl Background {
     pub(crate) fn spawn_fetch<T: Send>(&self, work: impl Future<Output = T> + Send + 'static) {
         if let Ok(permit) = self.0.fetches.clone().try_acquire_owned() {
             self.spawn(async move {
-                work.await;
+                let came = work.await;
+                // What comes of it may have to go on too, such as a body that is not read to its end.
                 drop(permit);
+                drop(came);
             });
         }
     }

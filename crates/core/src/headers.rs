@@ -1,6 +1,6 @@
 //! Which headers tell of the cache, and to whom.
 
-use http::{HeaderName, request::Parts};
+use http::{HeaderName, HeaderValue, request::Parts};
 use larder_semantics::{Key, signature::Tells};
 use std::sync::Arc;
 
@@ -41,8 +41,11 @@ impl DebugHeaders {
             Self::Key => true,
             Self::Status | Self::Off => false,
             Self::Token(token) => {
-                let shown = head.headers.remove(X_CACHE_DEBUG);
-                shown.is_some_and(|shown| !token.is_empty() && equal(shown.as_bytes(), token.as_bytes()))
+                let before = head.extensions.remove().map(|Shown(before)| before);
+                let Some(shown) = head.headers.remove(X_CACHE_DEBUG).or(before) else { return false };
+                let is_right = !token.is_empty() && equal(shown.as_bytes(), token.as_bytes());
+                head.extensions.insert(Shown(shown));
+                is_right
             }
         }
     }
@@ -56,6 +59,10 @@ impl DebugHeaders {
         }
     }
 }
+
+/// What a layer has taken out of a request, for the layers further in.
+#[derive(Clone)]
+struct Shown(HeaderValue);
 
 /// Compares in a time that tells only the lengths.
 fn equal(a: &[u8], b: &[u8]) -> bool {

@@ -1,4 +1,5 @@
 //! Values: what the program itself fetches, kept by the engine that keeps responses.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use bytes::Bytes;
@@ -268,7 +269,7 @@ async fn what_was_invalidated_while_it_was_fetched_is_not_stored() {
 
 /// What happens in a refresh does not undo an invalidation of a tag.
 #[tokio::test(start_paused = true)]
-async fn row_2_a_tag_is_not_lost_in_a_refresh_of_a_value() {
+async fn row_02_a_tag_is_not_lost_in_a_refresh_of_a_value() {
     for early in [Early::Never, Early::At(0.5)] {
         let (cache, database) = (Cache::in_memory(), Database::default());
         let value = cache.value("user:1").jitter(0.0).ttl(Ttl::REALTIME);
