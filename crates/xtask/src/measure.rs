@@ -20,6 +20,8 @@ const ENDS: &str = "<!-- /chaos -->\n";
 
 /// Runs every measurement, prints the tables, and writes them to bench/README.md.
 pub(crate) fn bench(root: &Path) -> Result<()> {
+    servers::bring_wrk()?;
+    servers::bring_valgrind()?;
     build(root, None)?;
     let before = fs::read_to_string(root.join(PAGE))?;
     let mut page = String::from(
@@ -168,7 +170,7 @@ fn counted(root: &Path, case: &str, times: &str) -> Result<u64> {
         .arg(root.join("target/release/larder-bench"))
         .args(["instructions", case, times])
         .output()
-        .map_err(|error| format!("valgrind did not start ({error}): install the package valgrind"))?;
+        .map_err(|error| format!("valgrind did not start: {error}"))?;
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let count = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
     count.ok_or_else(|| format!("valgrind told no count:\n{told}").into())

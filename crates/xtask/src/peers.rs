@@ -8,17 +8,22 @@ use crate::{Result, check::cargo, servers};
 pub(crate) fn run(root: &Path) -> Result<()> {
     let servers = servers::bring(root)?;
     let folder = root.join("tests/peers");
-    let output = cargo()
-        .args(["run", "--release"])
-        .current_dir(&folder)
-        .envs(servers.variables())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cargo did not start: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("the peers' crate failed ({})", output.status).into());
-    }
-    let table = String::from_utf8(output.stdout)?;
+    let output = |words: &[&str]| -> Result<String> {
+        let output = cargo()
+            .args(["run", "--release"])
+            .args(words)
+            .current_dir(&folder)
+            .envs(servers.variables())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| format!("cargo did not start: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("the peers' crate failed ({})", output.status).into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let allocations = output(&["--features", "allocations"])?;
+    let table = output(&["--", allocations.trim_end()])?;
     print!("{table}");
     fs::write(folder.join("README.md"), table)?;
     Ok(())

