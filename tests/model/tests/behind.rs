@@ -1,4 +1,4 @@
-//! Writes that wait in a stream, and those who apply them (protocol 5.9): one at a time by a lease, which says nothing of one who
+//! Writes that wait in a stream, and those who apply them: one at a time by a lease, which says nothing of one who
 //! believes to have it still.
 //!
 //! Three writes of one key, two who apply, and a row of the database.

@@ -1,4 +1,4 @@
-//! A fill against invalidations of the same key (protocol 5.7): what must be compared when an answer is stored.
+//! A fill against invalidations of the same key: what must be compared when an answer is stored.
 //!
 //! Three readers, who read for ever, and three writers. A GET that finds an entry changes nothing, and one that finds none
 //! leaves nothing behind: so neither is a step, and a read begins with the script that follows.

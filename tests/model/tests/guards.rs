@@ -1,4 +1,4 @@
-//! Writers who die, and writers who store what they wrote (protocol 5.7 and 5.9): a mark that begins before the write.
+//! Writers who die, and writers who store what they wrote: a mark that begins before the write.
 //!
 //! A writer marks the key before it opens its transaction, and ends the mark after. While there is a mark, readers ask the
 //! database and store nothing. Three readers, who read for ever, and as many writers as the test says; `ends` is the script

@@ -1,4 +1,4 @@
-//! The log of invalidations, and an instance that keeps copies under its lease (protocol 5.4 and 5.10).
+//! The log of invalidations, and an instance that keeps copies under its lease.
 //!
 //! Every invalidation is written to the log, with an id and the id of the one before, and then published. What is published
 //! arrives in any order, several times, or never; the log is trimmed at its beginning, and a failover takes away its end.

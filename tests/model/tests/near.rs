@@ -1,4 +1,4 @@
-//! A copy near, in the process, of what is far, in Redis (protocol 5.10): which copies may stay, and in which order a purge
+//! A copy near, in the process, of what is far, in Redis: which copies may stay, and in which order a purge
 //! goes through the two.
 //!
 //! One instance has a near store and two readers, who read for ever; another has none, and fills. Two writers are elsewhere,

@@ -1,4 +1,4 @@
-//! Readers who ask a replica of the database that lags (protocol 5.7): an invalidation must hold fills down.
+//! Readers who ask a replica of the database that lags: an invalidation must hold fills down.
 //!
 //! Three readers, who read for ever, and three writers.
 

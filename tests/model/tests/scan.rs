@@ -1,4 +1,4 @@
-//! A purge by pattern, which goes through all keys with `SCAN` (mission, part 17).
+//! A purge by pattern, which goes through all keys with `SCAN`.
 //!
 //! `SCAN` returns every key that is there during the whole pass, and may or may not return one that comes or goes
 //! meanwhile. What it returns is removed by a later command. One resource, for the others are purged apart; three readers,

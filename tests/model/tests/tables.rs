@@ -1,4 +1,4 @@
-//! Tags judged by a table in the process (protocol 5.8): it knows what the log had told by the last heartbeat.
+//! Tags judged by a table in the process: it knows what the log had told by the last heartbeat.
 //!
 //! One key with one tag; two instances, who read for ever, and two writers. A lease says that the instance had applied the
 //! log to its end when the heartbeat was answered. So a read under a lease must not get what was invalidated before that

@@ -1,4 +1,4 @@
-//! Tags by a logical clock (protocol 5.8): what a fill notes of the clock, and what an entry is compared with.
+//! Tags by a logical clock: what a fill notes of the clock, and what an entry is compared with.
 //!
 //! One key with one tag, for several tags are valid apart. Two instances, who read for ever and fill what they find
 //! invalid, and two writers. What a tag invalidates stays where it is, so a hit is a step here: the entry is read, the

@@ -1,4 +1,4 @@
-//! Writers who leave what they wrote in the cache (protocol 5.9), and why they do not simply set it.
+//! Writers who leave what they wrote in the cache, and why they do not simply set it.
 //!
 //! Three readers, who read for ever, and three writers. The one way that stores it and holds, with a mark that begins
 //! before the write, is in `guards.rs`; what is stored as the answer to a POST is here.
