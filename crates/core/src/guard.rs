@@ -70,16 +70,6 @@ impl<S: Store> Guard<S> {
         Self { store: Arc::new(store), deadlines: deadlines.bounded(), reads: Arc::default(), writes: Arc::default() }
     }
 
-    /// Whether the store is asked for entries at present.
-    pub fn is_reading(&self) -> bool {
-        self.reads.is_closed()
-    }
-
-    /// Whether the store is offered entries at present.
-    pub fn is_writing(&self) -> bool {
-        self.writes.is_closed()
-    }
-
     fn guarded<F>(&self, side: Side, deadline: Duration, operation: F) -> Guarded<'_, S, F> {
         Guarded { guard: self, side, deadline, operation, began: None, wakes: false, over: None }
     }

@@ -144,18 +144,18 @@ thread_local! {
 
 /// The member of `Cache-Status`; that of a plain hit is written once a second, by each thread for itself.
 fn told(identifier: &str, outcome: Outcome) -> Option<HeaderValue> {
-    let Outcome::Hit { reason: Reason::Near, ttl } = outcome else { return cache_status(identifier, outcome, None) };
+    let Outcome::Hit { reason: Reason::Near, ttl } = outcome else { return cache_status(identifier, outcome) };
     let kept = TOLD.try_with(|told| {
         let mut told = told.try_borrow_mut().ok()?;
         let place = told.get_mut(usize::try_from(ttl.rem_euclid(KEPT as i64)).ok()?)?;
         if let Some(last) = place.as_ref().filter(|last| last.outcome == outcome && *last.identifier == *identifier) {
             return Some(last.member.clone());
         }
-        let member = cache_status(identifier, outcome, None)?;
+        let member = cache_status(identifier, outcome)?;
         *place = Some(Told { identifier: identifier.into(), outcome, member: member.clone() });
         Some(member)
     });
-    kept.ok().flatten().or_else(|| cache_status(identifier, outcome, None))
+    kept.ok().flatten().or_else(|| cache_status(identifier, outcome))
 }
 
 /// How many names of fields are kept for good, and how long each may be.

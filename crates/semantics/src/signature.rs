@@ -52,7 +52,7 @@ impl Signature<'_> {
         let list = headers.get(X_CACHE).map(|before| [before.as_bytes(), b", ", word.as_bytes()].concat());
         let list = list.and_then(|list| HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).ok());
         let _ = headers.try_insert(X_CACHE, list.unwrap_or(HeaderValue::from_static(word)));
-        if let Some(status) = cache_status(self.identifier, self.outcome, None) {
+        if let Some(status) = cache_status(self.identifier, self.outcome) {
             let _ = headers.try_append(CACHE_STATUS, status);
         }
         if let Tells::Key(key) = self.tells

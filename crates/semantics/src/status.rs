@@ -8,28 +8,26 @@ pub const IDENTIFIER: &str = "larder";
 
 /// Renders the member for `outcome`; `None` for answers that this cache made itself (RFC 9211 section 2).
 ///
-/// `identifier` must be a token of structured fields; `key` is shown when given, and must be ASCII without quotes,
-/// backslashes and control bytes, which the text of a [`Key`](crate::Key) always is.
-pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Option<HeaderValue> {
+/// `identifier` must be a token of structured fields. The key stands in `X-Cache-Key`, so that a member is the same for many.
+pub fn cache_status(identifier: &str, outcome: Outcome) -> Option<HeaderValue> {
     let reason = outcome.reason();
-    let (key_before, key, key_after) = key.map_or(("", "", ""), |key| ("; key=\"", key, "\""));
     let mut digits = [[0; 20]; 2];
     let [ttl_digits, status_digits] = &mut digits;
     let forwarded = |status: u16, stored: &str, ttl: &str, detail: &str| {
         let mut digits = [0; 20];
         let (forward, status) = (reason.forward().unwrap_or("bypass"), decimal(i64::from(status), &mut digits));
         let parts = ["; fwd=", forward, "; fwd-status=", status, stored, ttl, "; detail=", detail];
-        [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+        [&[identifier][..], &parts].concat().concat()
     };
     let member = match outcome {
         Outcome::Hit { ttl, .. } => {
             let ttl = decimal(ttl, ttl_digits);
-            [identifier, "; hit; ttl=", ttl, "; detail=", reason.as_str(), key_before, key, key_after].concat()
+            [identifier, "; hit; ttl=", ttl, "; detail=", reason.as_str()].concat()
         }
         Outcome::Collapsed { ttl } => {
             let ttl = decimal(ttl, ttl_digits);
             let parts = ["; fwd=uri-miss; collapsed; ttl=", ttl, "; detail=", reason.as_str()];
-            [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+            [&[identifier][..], &parts].concat().concat()
         }
         Outcome::Failed { status, ttl, .. } => {
             let (before, status) = match status {
@@ -37,7 +35,7 @@ pub fn cache_status(identifier: &str, outcome: Outcome, key: Option<&str>) -> Op
                 None => ("; fwd=stale", ""),
             };
             let parts = [before, status, "; ttl=", decimal(ttl, ttl_digits), "; detail=", reason.as_str()];
-            [&[identifier][..], &parts, &[key_before, key, key_after]].concat().concat()
+            [&[identifier][..], &parts].concat().concat()
         }
         Outcome::Forwarded { status, storing: Storing::Untried, .. } => forwarded(status, "", "", reason.as_str()),
         Outcome::Forwarded { status, storing: Storing::Offered { ttl }, .. } => {
@@ -126,7 +124,7 @@ mod tests {
     #[test]
     fn members_read_as_the_standard_has_them() {
         let rendered =
-            |outcome| cache_status(IDENTIFIER, outcome, None).map(|value| value.to_str().expect("ASCII").to_owned());
+            |outcome| cache_status(IDENTIFIER, outcome).map(|value| value.to_str().expect("ASCII").to_owned());
         let forwarded = |reason, storing| Outcome::Forwarded { reason, status: 200, storing };
         let cases = [
             (Outcome::Hit { reason: Reason::Near, ttl: 43 }, "larder; hit; ttl=43; detail=near"),
@@ -176,13 +174,13 @@ mod tests {
                 ],
             };
             for outcome in outcomes {
-                let value = cache_status("a-cache", outcome, Some("route:GET:h:/p?q=1")).expect("a member");
+                let value = cache_status("a-cache", outcome).expect("a member");
                 let list = sfv::Parser::new(value.as_bytes()).parse::<sfv::List>().expect("a list");
                 let [sfv::ListEntry::Item(member)] = &list[..] else { panic!("one member: {value:?}") };
                 let canonical = sfv::FieldType::serialize(&list).expect("what was read");
                 assert_eq!(value.to_str().expect("ASCII").replace("; ", ";"), canonical, "in the one canonical form");
                 assert_ne!(member.params.contains_key("hit"), member.params.contains_key("fwd"), "{value:?}");
-                assert!(member.params.contains_key("detail") && member.params.contains_key("key"));
+                assert!(member.params.contains_key("detail"));
             }
         }
     }
