@@ -15,7 +15,7 @@ use std::{
 use larder_redis::{ACL_COMMANDS, BEHIND_ACL_COMMANDS};
 use tempfile::TempDir;
 
-use crate::{Connection, Flavor, certificates::Certificates};
+use crate::{Connection, Flavor, certificates::Certificates, process::signal};
 
 /// A running server.
 #[derive(Debug)]
@@ -131,20 +131,12 @@ impl RedisServer {
 
     /// Freezes the server: the kernel still accepts connections and bytes, nobody answers.
     pub fn stop(&self) {
-        self.signal("STOP");
+        signal(self.pid(), "STOP");
     }
 
     /// Lets a frozen server go on.
     pub fn cont(&self) {
-        self.signal("CONT");
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.pid().to_string()])
-            .status()
-            .expect("the command `kill` is part of every Unix");
-        assert!(status.success(), "kill -{name} {} failed ({status})", self.pid());
+        signal(self.pid(), "CONT");
     }
 
     /// Sends a command past every password, ACL and proxy, and returns its reply as text:

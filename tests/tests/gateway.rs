@@ -5,8 +5,8 @@ use clap::Parser;
 use http::{HeaderValue, Request, header::COOKIE};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use larder_tests::RedisServer;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use larder_tests::{Process, RedisServer, program};
+use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -516,5 +516,96 @@ async fn who_does_not_know_the_token_purges_nothing() {
             assert!(ask(gateway.address, GET).await.contains("x-cache: HIT\r\n"), "{fields}");
         }
         assert_eq!(upstream.requests(), 1);
+    }
+}
+
+/// The gateway as a process of its own, and where it is.
+fn started(upstream: SocketAddr, options: &[&str]) -> (Process, SocketAddr) {
+    let upstream = format!("--upstream=http://{upstream}");
+    let mut process = Process::start(command().args(["--listen", "127.0.0.1:0", &upstream]).args(options));
+    let address = printed_address(&process.printed(", storing in "), "gateway: http://");
+    (process, address)
+}
+
+/// The address that is printed behind `before`.
+fn printed_address(printed: &str, before: &str) -> SocketAddr {
+    printed.split_once(before).unwrap().1.split([' ', '/']).next().unwrap().parse().unwrap()
+}
+
+fn command() -> Command {
+    let mut command = Command::new(program("gateway"));
+    // What is set where the tests run is not meant for it.
+    command.env_remove("GATEWAY_ADMIN_TOKEN").env_remove("RUST_LOG");
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_answers_and_tells_prometheus_how() {
+    const PAGE: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\nbody";
+    let upstream = Upstream::answering(PAGE).await;
+    let (process, address) = started(upstream.address, &["--metrics", "127.0.0.1:0"]);
+    for (x_cache, requests) in [("MISS", 1), ("HIT", 1), ("HIT", 1)] {
+        let answer = ask(address, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{answer}");
+        assert!(answer.contains(&format!("x-cache: {x_cache}\r\n")), "{answer}");
+        assert_eq!(upstream.requests(), requests);
+    }
+    let page = printed_address(&process.stdout(), "metrics: http://");
+    let page = ask(page, "GET /metrics HTTP/1.1\r\nHost: metrics\r\nConnection: close\r\n\r\n").await;
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(page.contains("content-type: text/plain; version=0.0.4\r\n"), "{page}");
+    assert!(page.contains("# TYPE larder_requests_total counter\n"), "{page}");
+    for (result, count) in [("hit", " 2"), ("miss", " 1")] {
+        let mut lines = page.lines().filter(|line| line.starts_with("larder_requests_total{"));
+        let label = format!("result=\"{result}\"");
+        assert!(lines.any(|line| line.contains(&label) && line.ends_with(count)), "{result}: {page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_program_once_the_response_on_its_way_has_arrived_whole() {
+    const PARTS: [&str; 3] =
+        ["HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 15\r\n\r\nfirst", "after", "last!"];
+    for signal in ["TERM", "INT"] {
+        let upstream = Upstream::answering_in_parts(PARTS).await;
+        let (mut process, address) = started(upstream.address, &[]);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+        let head = until(&mut client, "first").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        process.signal(signal);
+        let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+        timeout(PATIENCE, refused).await.expect("new connections are refused");
+        upstream.go_on.notify_one();
+        assert_eq!(until(&mut client, "after").await, "after");
+        assert!(process.is_running(), "it waits for the response");
+        upstream.go_on.notify_one();
+        assert_eq!(rest(&mut client).await, "last!");
+        let status = process.wait();
+        assert!(status.success(), "{signal}: {status}: {}", process.stderr());
+    }
+}
+
+#[test]
+fn a_flag_that_cannot_work_is_named_in_the_error() {
+    let right = "http://127.0.0.1:1";
+    let cases: [(&str, &[&str]); 9] = [
+        ("--upstream", &["--upstream", "nonsense"]),
+        ("--upstream", &[]),
+        ("--redis", &["--upstream", right, "--redis", "nonsense://"]),
+        ("--redis", &["--upstream", right, "--redis", "127.0.0.1:6379"]),
+        ("--listen", &["--upstream", right, "--listen", "nonsense"]),
+        ("--metrics", &["--upstream", right, "--metrics", "nonsense"]),
+        ("--timeout", &["--upstream", right, "--timeout", "0"]),
+        ("--admin-token", &["--upstream", right, "--admin-token", "short"]),
+        ("--redis", &["--upstream", right, "--near", "1000"]),
+    ];
+    for (flag, arguments) in cases {
+        let free = if flag == "--listen" { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+        let mut process = Process::start(command().args(free).args(arguments));
+        let (status, stderr) = (process.wait(), process.stderr());
+        assert!(!status.success() && status.code().is_some(), "{arguments:?}: {status}");
+        assert!(stderr.contains(flag), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
     }
 }

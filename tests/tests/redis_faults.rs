@@ -2,15 +2,24 @@
 //!
 //! The numbers are those of the list of bad cases that the store was designed by.
 
+mod logs;
 mod redis_entries;
 
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+    routing::get,
+};
 use bytes::Bytes;
 use larder::{
+    Cache,
     semantics::EntryKey,
     store::{Claim, Filled, Seen, Store, StoreError, Ticket, TicketKind},
 };
 use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
+use logs::{logging, warnings};
 use metrics::{SharedString, Unit};
 use metrics_util::{
     CompositeKey,
@@ -19,12 +28,12 @@ use metrics_util::{
 use redis_entries::*;
 use std::{
     future::Future,
-    io,
-    sync::{Arc, Mutex, OnceLock},
+    sync::OnceLock,
     task::{Context, Waker},
     time::{Duration, Instant},
 };
 use tokio::{task::JoinSet, time::sleep};
+use tower::ServiceExt;
 
 /// What a request may lose to a store that is broken, before its connection is known to be.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
@@ -195,6 +204,50 @@ async fn a_server_that_is_not_there_at_the_start_is_used_when_it_comes() {
     let took = until("Redis is used", async || usable(&store).await).await;
     assert!(took < Duration::from_millis(3_500), "{took:?}");
     put(&store, &key("a"), "x").await;
+}
+
+/// An app whose pages are cached in Redis, with every setting at its default.
+async fn app(url: &str) -> Router {
+    let cache = Cache::builder().namespace("shop").store(connect(url).await).build().expect("a cache");
+    Router::new().route("/{page}", get(|| async { "a page" })).layer(cache.layer())
+}
+
+/// How a page is answered: `X-Cache`. It is answered in any case.
+async fn x_cache(app: &Router, page: &str) -> String {
+    let request = Request::get(page).header("host", "shop").body(Body::empty()).expect("a request");
+    let response = app.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    let x_cache = response.headers()["x-cache"].to_str().expect("ASCII").to_owned();
+    let body = to_bytes(response.into_body(), 1000).await.expect("a body");
+    assert_eq!(body, "a page");
+    x_cache
+}
+
+/// Case 4, as the clients of an app see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_starts_before_redis_answers_at_once_and_hits_when_redis_comes() {
+    // What a cache without its store may cost, and what a machine with other work adds to a single request.
+    let (most, noise) = (Duration::from_millis(50), Duration::from_millis(150));
+    let mut server = RedisServer::start();
+    let url = server.url();
+    server.kill();
+    let app = app(&url).await;
+    let mut times = Vec::new();
+    // The pauses between attempts to connect have come to their longest by then.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(6) {
+        let asked = Instant::now();
+        assert_eq!(x_cache(&app, "/page").await, "BYPASS");
+        times.push(asked.elapsed());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(times[0] < most + noise, "the first took {:?}", times[0]);
+    times.sort();
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    assert!(median < most && slowest < most + noise, "{median:?}, and {slowest:?} at most");
+    server.restart();
+    let took = until("a page is a hit", async || x_cache(&app, "/page").await == "HIT").await;
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 /// Case 4: a server that accepts and is silent is as bad as can be.
@@ -401,12 +454,7 @@ async fn a_password_that_changes_is_an_outage_until_it_is_right_again() {
 /// Connecting, losing the connection and connecting again are one line each, however many requests there are.
 #[tokio::test]
 async fn an_outage_is_logged_once() {
-    let log = Log::default();
-    let _guard = {
-        let log = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
-    };
+    let (log, _logging) = logging();
     let mut server = RedisServer::builder().arg("--maxmemory", "50mb").arg("--maxmemory-policy", "noeviction").start();
     let store = connect(&server.url()).await;
     until("the check-up is done", async || log.text().contains("noeviction")).await;
@@ -426,23 +474,41 @@ async fn an_outage_is_logged_once() {
     assert_eq!(log.text().matches("CONFIG SET maxmemory-policy").count(), 1, "{}", log.text());
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("no panic holds it")).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic holds it").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+/// The same for those who ask an app, of all that larder logs: whether Redis is gone or silent.
+#[tokio::test]
+async fn five_hundred_requests_in_an_outage_are_a_few_lines_in_the_log() {
+    for is_silent in [false, true] {
+        let (log, _logging) = logging();
+        let mut server = RedisServer::start();
+        let app = app(&server.url()).await;
+        until("a page is a hit", async || x_cache(&app, "/page").await == "HIT").await;
+        let before = log.text().len();
+        if is_silent {
+            server.stop();
+        } else {
+            server.kill();
+        }
+        for number in 0..500 {
+            assert_ne!(x_cache(&app, &format!("/page-{number}")).await, "HIT");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let during = log.text()[before..].to_owned();
+        if is_silent {
+            server.cont();
+        } else {
+            server.restart();
+        }
+        until("a page is a hit again", async || x_cache(&app, "/page").await == "HIT").await;
+        sleep(Duration::from_millis(100)).await;
+        let after = log.text()[before + during.len()..].to_owned();
+        let warnings = warnings(&during) + warnings(&after);
+        assert!(warnings < 20, "{warnings} lines:\n{during}{after}");
+        for told in ["lost the connection to Redis", "answering without it"] {
+            assert!(during.contains(told), "{told}: {during}");
+        }
+        for told in ["connected to Redis", "the store answers again"] {
+            assert!(after.contains(told), "{told}: {after}");
+        }
     }
 }
 

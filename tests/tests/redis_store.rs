@@ -2,27 +2,36 @@
 //!
 //! The numbers are those of the list of bad cases that the store was designed by.
 
+mod logs;
 mod redis_entries;
 
 use bytes::Bytes;
 use http::HeaderName;
 use larder::{
+    Deadlines, Guard, MemoryStore, Tiered,
     semantics::{Content, Entry, EntryId, Filling, Namespace, VariantId, Variants},
-    store::{Claim, Copied, Filled, Found, Purge, Seen, Store, TICKET_LIFE, Unreadable, Unused},
+    store::{
+        Claim, Copied, Filled, Found, Listener, Purge, Seen, Selector, Store, StoreError, TICKET_LIFE, Unreadable,
+        Unused,
+    },
     testing::behaves,
 };
 use larder_redis::{ACL_COMMANDS, ConnectError, RedisConfig, RedisStore};
 use larder_tests::{Flavor, RedisServer};
+use logs::{logging, warnings};
 use redis_entries::*;
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
 
 const HOUR: i64 = 3_600_000;
 
-async fn it_behaves(store: RedisStore) {
+async fn it_behaves(store: impl Store) {
     Box::pin(behaves(&store, sleep)).await;
 }
 
@@ -51,6 +60,53 @@ async fn it_behaves_over_tls_with_an_authority_of_its_own() {
     it_behaves(RedisStore::connect(config).await.expect("a store")).await;
 }
 
+/// As a cache without a near store has it.
+async fn guarded(server: &RedisServer) -> Guard<RedisStore> {
+    // A machine that is busy is no store that is down.
+    let patient = Duration::from_secs(2);
+    Guard::new(connect(&server.url()).await, Deadlines { read: patient, fill: patient, purge: patient })
+}
+
+#[tokio::test]
+async fn it_behaves_behind_a_guard() {
+    let server = RedisServer::start();
+    it_behaves(guarded(&server).await).await;
+}
+
+/// Hears what is invalidated, as a cache does.
+#[derive(Default)]
+struct Ear {
+    invalidated: AtomicUsize,
+    is_vouched: AtomicBool,
+}
+
+impl Listener for Ear {
+    fn invalidated(&self, _: &Selector, _: u64) {
+        self.invalidated.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn lost(&self) {}
+
+    fn vouched(&self, _: tokio::time::Instant) {
+        self.is_vouched.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn it_behaves_behind_a_guard_and_a_near_store_that_is_told_or_not() {
+    for is_told in [true, false] {
+        let server = RedisServer::start();
+        let tiered = Tiered::new(MemoryStore::default(), guarded(&server).await);
+        if is_told {
+            // Both that the suite uses.
+            for namespace in [Namespace::default(), Namespace::new("elsewhere", 1).expect("a name")] {
+                tiered.follow(&namespace, Arc::new(Ear::default()));
+            }
+        }
+        it_behaves(tiered).await;
+    }
+}
+
 /// Case 19: none of the commands that walk through all keys is among them.
 #[tokio::test]
 async fn it_behaves_for_a_user_who_may_do_nothing_else() {
@@ -66,6 +122,68 @@ async fn it_behaves_for_a_user_who_may_do_nothing_else() {
     assert_eq!(store.probe().await, Ok(()));
     let denied = server.cli(&["ACL", "LOG"]);
     assert!(!denied.contains("larder"), "the user was denied something: {denied}");
+}
+
+/// A server whose user may do what is documented but for one command, which cannot be told to evict.
+fn server_without(missing: &str) -> RedisServer {
+    let commands: Vec<&str> = ACL_COMMANDS.split(' ').filter(|command| *command != missing).collect();
+    let acl = format!("user larder on >secret ~* &* {}", commands.join(" "));
+    RedisServer::builder().acl(&acl).arg("--maxmemory", "50mb").arg("--maxmemory-policy", "noeviction").start()
+}
+
+/// What is documented as a command that can be done without.
+#[tokio::test]
+async fn a_user_without_a_command_that_can_be_done_without_stores_and_hits_without_a_word() {
+    for (missing, is_checked) in [("", true), ("+client|id", true), ("+info", false), ("+publish", true)] {
+        assert!(missing.is_empty() || ACL_COMMANDS.split(' ').any(|command| command == missing), "{missing}");
+        let (log, _logging) = logging();
+        let server = server_without(missing);
+        let url = server.url_as("larder", "secret");
+        let [one, other] = [connect(&url).await, connect(&url).await];
+        for number in 0..100 {
+            let key = key(&format!("k{number}"));
+            put(&one, &key, format!("body {number}")).await;
+            assert_eq!(body(&other, &key).await, Ok(Some(format!("body {number}").into())), "without {missing}");
+        }
+        let checked = if is_checked { 2 } else { 0 };
+        let told = || log.text().matches("its policy is noeviction").count();
+        until("the check-up is done", async || told() >= checked).await;
+        assert_eq!((told(), warnings(&log.text())), (checked, checked), "without {missing}: {}", log.text());
+    }
+}
+
+/// Scripts ask for the time, and Redis lets them do what the user may.
+#[tokio::test]
+async fn a_user_who_may_not_ask_for_the_time_stores_nothing() {
+    let (log, _logging) = logging();
+    let server = server_without("+time");
+    let store = connect(&server.url_as("larder", "secret")).await;
+    for number in 0..100 {
+        let key = key(&format!("k{number}"));
+        assert_eq!(body(&store, &key).await, Ok(None));
+        let claimed = store.claim(&key, Seen::Absent).await;
+        assert!(matches!(&claimed, Err(error @ StoreError::Refused(_)) if !error.is_outage()), "{claimed:?}");
+    }
+    assert!(warnings(&log.text()) <= 1, "nothing but the check-up's: {}", log.text());
+}
+
+/// How long it takes until another process knows of a purge.
+#[tokio::test]
+async fn what_is_invalidated_where_nobody_may_be_told_is_known_after_a_second() {
+    let (beat, noise) = (Duration::from_secs(1), Duration::from_millis(500));
+    for (missing, most) in [("", Duration::ZERO), ("+publish", beat), ("+subscribe", beat)] {
+        let server = server_without(missing);
+        let url = server.url_as("larder", "secret");
+        let [one, other] = [connect(&url).await, connect(&url).await];
+        let ear = Arc::new(Ear::default());
+        other.follow(&shop(), ear.clone());
+        until("it is followed", async || ear.is_vouched.load(Ordering::SeqCst)).await;
+        for round in 1..=3 {
+            purge(&one, &key("a")).await.expect("a purge");
+            let took = until("it is known", async || ear.invalidated.load(Ordering::SeqCst) == round).await;
+            assert!(took < most + noise, "without {missing}: {took:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -243,20 +361,6 @@ async fn a_lost_ticket_cannot_release_its_successors() {
     store.release(lost, Unused::NoAnswer).await.expect("a release");
     assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Held)));
     assert_eq!(store.fill(successor, filling(&key, &entry(&store, "x"))).await, Ok(Filled::Stored));
-}
-
-/// Case 13.
-#[tokio::test]
-async fn a_leader_that_was_frozen_beyond_its_ticket_cannot_commit() {
-    let server = RedisServer::start();
-    let (frozen, other) = (connect(&server.url()).await, connect(&server.url()).await);
-    let key = key("a");
-    let late = claim(&frozen, &key).await;
-    sleep(TICKET_LIFE + Duration::from_millis(50)).await;
-    assert_eq!(frozen.renew(&late).await, Ok(false));
-    assert_eq!(frozen.fill(late, filling(&key, &entry(&frozen, "late"))).await, Ok(Filled::Voided));
-    put(&other, &key, "new").await;
-    assert_eq!(body(&frozen, &key).await, Ok(Some(Bytes::from_static(b"new"))));
 }
 
 /// Case 14.

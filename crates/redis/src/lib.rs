@@ -88,10 +88,10 @@
 //!
 //! The commands are also in [`ACL_COMMANDS`]; [writing behind](WriteBehind) takes [`BEHIND_ACL_COMMANDS`] besides. `+asking`,
 //! `+cluster|slots`, `+spublish` and `+ssubscribe` are for clusters only, where every node must know the user; Redis 6.2 does
-//! not know the last two, and does without. A database other than 0 takes `+select` too. Without `+client|id` and
-//! `+info` everything works but the start-up check; without `+time` the machine's clock counts instead of Redis'; without
-//! `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a little later,
-//! and what another process invalidates is known after a second; `+scan` is for purges by prefix or pattern.
+//! not know the last two, and does without. A database other than 0 takes `+select` too. Without `+client|id` everything
+//! works, and without `+info` everything but the start-up check; without `+time`, which the scripts ask for, nothing is
+//! stored; without `+publish` and `+subscribe`, or the channels, a request that waits for another process' answer finds it a
+//! little later, and what another process invalidates is known after a second; `+scan` is for purges by prefix or pattern.
 //!
 //! # What it tells
 //!

@@ -64,7 +64,7 @@ pub async fn run(options: &Options, listener: TcpListener, shutdown: impl Future
 async fn cache(options: &Options) -> Result<Cache, BoxError> {
     let cache = Cache::builder().namespace("gateway");
     let cache = match &options.redis {
-        Some(url) => cache.store(RedisStore::connect(url).await?),
+        Some(url) => cache.store(RedisStore::connect(url).await.map_err(|error| format!("--redis: {error}"))?),
         None => cache,
     };
     let cache = match options.near {

@@ -32,16 +32,16 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     // From here on SIGTERM ends the gateway in an orderly way.
     let termination = serve::termination()?;
     if let Some(address) = &options.metrics {
-        let listener = bind(address).await?;
+        let listener = bind("--metrics", address).await?;
         println!("metrics: http://{}/metrics", listener.local_addr()?);
         tokio::spawn(metrics::serve(listener, metrics::install()?));
     }
-    let listener = bind(&options.listen).await?;
+    let listener = bind("--listen", &options.listen).await?;
     let store = if options.redis.is_some() { "Redis" } else { "this process's memory" };
     println!("gateway: http://{} before {}, storing in {store}", listener.local_addr()?, options.upstream);
     gateway::run(options, listener, termination).await
 }
 
-async fn bind(address: &str) -> Result<TcpListener, BoxError> {
-    Ok(TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?)
+async fn bind(flag: &str, address: &str) -> Result<TcpListener, BoxError> {
+    Ok(TcpListener::bind(address).await.map_err(|error| format!("{flag}: cannot listen on {address}: {error}"))?)
 }
