@@ -173,19 +173,20 @@ pub fn cases() -> Vec<(&'static str, Case)> {
 /// How many requests a thread of [`together`] makes before it has them answered.
 const BATCH: usize = 100;
 
-/// Nanoseconds for each hit of the same page by each of so many threads at the same time: of the floor, and of the layer
-/// around the router.
-pub fn together(threads: usize) -> (f64, f64) {
+/// Nanoseconds for each hit of the same page by each of so many threads at the same time, a hundred requests after the other
+/// that lie in the processor's own memory: of the floor, of the bare router, and of the layer around it.
+pub fn together(threads: usize) -> [f64; 3] {
     let stored = Arc::new(shelf(known()));
     let floor = of_threads(threads, || {
         let stored = stored.clone();
         move |requests| on_the_floor(&stored, requests)
     });
+    let bare = of_threads(threads, || service(router()));
     let cache = Cache::builder().routing(AxumRouting).build().expect("a cache");
-    let service = cache.layer().ttl(Ttl::STANDARD).layer(router());
-    drop(warmed(service.clone()));
-    let layer = of_threads(threads, || self::service(service.clone()));
-    (floor, layer)
+    let cached = cache.layer().ttl(Ttl::STANDARD).layer(router());
+    drop(warmed(cached.clone()));
+    let layer = of_threads(threads, || service(cached.clone()));
+    [floor, bare, layer]
 }
 
 fn of_threads<C: FnMut(Vec<Request<Body>>) + Send>(threads: usize, mut case: impl FnMut() -> C) -> f64 {

@@ -439,6 +439,13 @@ pub(crate) async fn check_up(lane: Arc<Lane>) {
     if let Some(warning) = checkup::misnamed(&info).filter(|_| !lane.is_sparing()) {
         tracing::warn!(server = lane.server(), "{warning}");
     }
+    if lane.call(Patience::Write, "TIME", None, Vec::new()).await.is_err_and(|fault| fault.is("NOPERM")) {
+        tracing::warn!(
+            server = lane.server(),
+            "the user may not ask for the time, as whatever stores or purges does, so that nothing is stored: give it +time, \
+             and the others of ACL_COMMANDS"
+        );
+    }
 }
 
 #[cfg(test)]
