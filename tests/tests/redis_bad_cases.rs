@@ -1,5 +1,5 @@
-//! The bad cases that take long, many clients, or much load, as large as the list words them that the store was designed
-//! by; the numbers are that list's. The quick ones stand in `redis_faults.rs`, `redis_store.rs` and `redis_load.rs`.
+//! The bad cases that take long, many clients, or much load, at full size; the numbers are those of the cases in
+//! `tests/BUGS.md`. The quick ones stand in `redis_faults.rs`, `redis_store.rs` and `redis_load.rs`.
 //!
 //! One of these runs at a time: the load of another would be measured with it. What the machine does besides is in one
 //! round of a measurement or two, so medians of rounds count, and ratios of what was measured one right after the other.

@@ -1,6 +1,6 @@
 //! The Redis store while Redis or the way to it is broken: it fails fast, tells nobody a wrong body, and recovers.
 //!
-//! The numbers are those of the list of bad cases that the store was designed by.
+//! The numbers are those of the cases in `tests/BUGS.md`.
 
 mod logs;
 mod redis_entries;

@@ -1,6 +1,6 @@
 //! The Redis store against real servers: the contract over every way to connect, and what it costs in commands.
 //!
-//! The numbers are those of the list of bad cases that the store was designed by.
+//! The numbers are those of the cases in `tests/BUGS.md`.
 
 mod logs;
 mod redis_entries;

@@ -1,4 +1,4 @@
-//! Bugs that other caches had, one test a row of the list they stand in, as far as several processes or Redis are their
+//! Bugs that other caches had, one test a row of `tests/BUGS.md`, as far as several processes or Redis are their
 //! subject.
 
 mod instances;

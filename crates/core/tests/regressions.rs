@@ -1,4 +1,4 @@
-//! Bugs that other caches had, one test a row of the list they stand in, as far as one process shows them.
+//! Bugs that other caches had, one test a row of `tests/BUGS.md`, as far as one process shows them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod stage;
