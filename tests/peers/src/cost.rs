@@ -58,7 +58,7 @@ async fn answered(service: &mut Service, request: Request<Body>) -> Result<Respo
 #[cfg(not(feature = "allocations"))]
 fn each(runtime: &Runtime, service: &mut Service) -> Outcome {
     let round = |_| {
-        let requests = hit::requests().into_iter().take(REQUESTS).collect();
+        let requests = (0..REQUESTS).map(|_| hit::request()).collect();
         let began = std::time::Instant::now();
         all(runtime, service, requests)?;
         Ok(began.elapsed().as_nanos() as f64 / REQUESTS as f64)
@@ -70,7 +70,7 @@ fn each(runtime: &Runtime, service: &mut Service) -> Outcome {
 /// Allocations for each, and bytes.
 #[cfg(feature = "allocations")]
 fn each(runtime: &Runtime, service: &mut Service) -> Outcome {
-    let requests = hit::requests().into_iter().take(REQUESTS).collect();
+    let requests = (0..REQUESTS).map(|_| hit::request()).collect();
     let mut done = Ok(());
     let counted = allocation_counter::measure(|| done = all(runtime, service, requests));
     done?;
