@@ -1,12 +1,49 @@
 //! What is worth a warning about the server itself, judged once after connecting.
 
-/// The oldest version of Redis that larder is tested with.
+use crate::{client::Patience, lane::Lane};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// The oldest version of Redis that larder works with.
 const OLDEST: (u32, u32) = (6, 2);
+
+/// Warns once of what is wrong with the server, as far as the user may see it.
+pub(crate) async fn check_up(lane: Arc<Lane>) {
+    let mut connections = lane.connections();
+    if connections.wait_for(|made| *made > 0).await.is_err() {
+        return;
+    }
+    drop(connections);
+    let mut info = String::new();
+    for section in ["server", "memory"] {
+        match lane.call(Patience::Write, "INFO", None, vec![Bytes::from_static(section.as_bytes())]).await {
+            Ok(reply) => {
+                info.push_str(&String::from_utf8_lossy(&reply.into_bytes().unwrap_or_default()));
+            }
+            Err(fault) => {
+                tracing::debug!(server = lane.server(), section, ?fault, "INFO is refused; it is not checked");
+            }
+        }
+    }
+    for warning in judge(&info) {
+        tracing::warn!(server = lane.server(), "{warning}");
+    }
+    if let Some(warning) = misnamed(&info).filter(|_| !lane.is_sparing()) {
+        tracing::warn!(server = lane.server(), "{warning}");
+    }
+    if lane.call(Patience::Write, "TIME", None, Vec::new()).await.is_err_and(|fault| fault.is("NOPERM")) {
+        tracing::warn!(
+            server = lane.server(),
+            "the user may not ask for the time, as whatever stores or purges does, so that nothing is stored: give it +time, \
+             and the others of ACL_COMMANDS"
+        );
+    }
+}
 
 /// Judges `INFO server` and `INFO memory`: each sentence says what is wrong, and how to mend it.
 ///
 /// What the text does not tell is not judged.
-pub(crate) fn judge(info: &str) -> Vec<String> {
+fn judge(info: &str) -> Vec<String> {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim_end().to_owned()))
@@ -35,7 +72,7 @@ pub(crate) fn judge(info: &str) -> Vec<String> {
 }
 
 /// Judges in `INFO server` whether one server that was named is one that is not to be named alone.
-pub(crate) fn misnamed(info: &str) -> Option<&'static str> {
+fn misnamed(info: &str) -> Option<&'static str> {
     match info.lines().find_map(|line| line.strip_prefix("redis_mode:"))?.trim_end() {
         "cluster" => Some(
             "the server is a node of a cluster, and refuses whatever is in the slots of others: connect to \

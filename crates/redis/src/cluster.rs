@@ -4,13 +4,13 @@
 //! own with a gate of their own, so that one which is dead costs the keys of its slots, and those no waiting.
 
 use crate::{
+    checkup,
     client::{Dialer, Patience, Reply},
     clock::Clock,
     config::{Address, Server},
     fault::Fault,
     inquiry::Inquiry,
-    lane::{Lane, Manner, Place},
-    lanes::Kind,
+    lane::{Kind, Lane, Manner, Place},
     measures::Measures,
     slot::{Redirect, SLOTS, named, slot},
 };
@@ -308,7 +308,7 @@ impl Cluster {
         let tasks = vec![
             keep_up(&data),
             keep_up(&bulk),
-            self.runtime.spawn(crate::store::check_up(Arc::clone(&data))).abort_handle(),
+            self.runtime.spawn(checkup::check_up(Arc::clone(&data))).abort_handle(),
         ];
         Arc::new(Node { server, data, bulk, tasks })
     }

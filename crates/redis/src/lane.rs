@@ -83,6 +83,15 @@ pub(crate) struct Lane {
 /// Where a lane leads.
 pub(crate) type Place = watch::Sender<Option<Server>>;
 
+/// Which kind of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Whatever is small.
+    Data,
+    /// The chunks of large entries, behind which nothing small is to wait.
+    Bulk,
+}
+
 /// How a server is asked for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {

@@ -4,7 +4,7 @@ use crate::{
     client::{Patience, Reply},
     cluster::{Cluster, Route},
     fault::Fault,
-    lane::{Lane, Manner, STORE, Script},
+    lane::{Kind, Lane, Manner, STORE, Script},
     reads::Reads,
     slot::slot,
 };
@@ -16,15 +16,6 @@ use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 pub(crate) enum Lanes {
     One { lane: Arc<Lane>, reads: Option<Arc<Reads>> },
     Cluster { cluster: Arc<Cluster>, kind: Kind },
-}
-
-/// Which kind of traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Whatever is small.
-    Data,
-    /// The chunks of large entries, behind which nothing small is to wait.
-    Bulk,
 }
 
 impl Lanes {

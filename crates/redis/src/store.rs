@@ -4,13 +4,10 @@ mod operations;
 mod place;
 
 use crate::{
-    checkup,
-    client::Patience,
     clock::Clock,
     config::{ConfigError, ConnectError, RedisConfig},
     decoded::Decoded,
     fault::Fault,
-    lane::Lane,
     lanes::Lanes,
     log::{LEASE, Logs},
     measures::{Measures, Operation},
@@ -18,7 +15,6 @@ use crate::{
     topology::Topology,
     wake::{self, Wakes},
 };
-use bytes::Bytes;
 use larder::{
     semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content},
     store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
@@ -412,39 +408,6 @@ async fn catch_up(core: Weak<Core>) {
                 sleep(RETRY_AFTER).await;
             }
         }
-    }
-}
-
-/// Warns once of what is wrong with the server, as far as the user may see it.
-pub(crate) async fn check_up(lane: Arc<Lane>) {
-    let mut connections = lane.connections();
-    if connections.wait_for(|made| *made > 0).await.is_err() {
-        return;
-    }
-    drop(connections);
-    let mut info = String::new();
-    for section in ["server", "memory"] {
-        match lane.call(Patience::Write, "INFO", None, vec![Bytes::from_static(section.as_bytes())]).await {
-            Ok(reply) => {
-                info.push_str(&String::from_utf8_lossy(&reply.into_bytes().unwrap_or_default()));
-            }
-            Err(fault) => {
-                tracing::debug!(server = lane.server(), section, ?fault, "INFO is refused; it is not checked");
-            }
-        }
-    }
-    for warning in checkup::judge(&info) {
-        tracing::warn!(server = lane.server(), "{warning}");
-    }
-    if let Some(warning) = checkup::misnamed(&info).filter(|_| !lane.is_sparing()) {
-        tracing::warn!(server = lane.server(), "{warning}");
-    }
-    if lane.call(Patience::Write, "TIME", None, Vec::new()).await.is_err_and(|fault| fault.is("NOPERM")) {
-        tracing::warn!(
-            server = lane.server(),
-            "the user may not ask for the time, as whatever stores or purges does, so that nothing is stored: give it +time, \
-             and the others of ACL_COMMANDS"
-        );
     }
 }
 

@@ -1,16 +1,16 @@
 //! What a configuration comes to: which connections there are, and the tasks that keep them up.
 
 use crate::{
+    checkup::check_up,
     client::Dialer,
     clock::Clock,
     cluster::Cluster,
     config::{Address, ConfigError, RedisConfig, Target},
     fault::Fault,
-    lane::{Lane, Place},
-    lanes::{Kind, Lanes},
+    lane::{Kind, Lane, Place},
+    lanes::Lanes,
     measures::Measures,
     sentinel::Sentinels,
-    store::check_up,
 };
 use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::{
