@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use larder::{Cache, CacheLayer, Deadlines};
-use larder_redis::RedisStore;
+use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::RedisServer;
 use std::{
     convert::Infallible,
@@ -40,9 +40,10 @@ pub(crate) async fn instance(server: &RedisServer) -> CacheLayer {
 }
 
 pub(crate) async fn instance_at(url: &str) -> CacheLayer {
-    let store = RedisStore::connect(url).await.expect("a store");
     // A machine that is busy is no store that is down.
     let patient = Duration::from_secs(2);
+    let config = RedisConfig::url(url).expect("a URL").read_timeout(patient).write_timeout(patient);
+    let store = RedisStore::connect(config).await.expect("a store");
     let deadlines = Deadlines { read: patient, fill: patient, ..Deadlines::default() };
     let cache = Cache::builder().store(store).deadlines(deadlines).store_budget(patient);
     cache.build().expect("a cache").layer()
