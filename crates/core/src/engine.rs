@@ -78,7 +78,7 @@ impl Front {
         let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
         let sought = match visit.intake(&mut head, has_content) {
             Ok((lookup, key)) => match visit.at_hand(&lookup, &key, &head) {
-                Some((hit, now)) => return CacheFuture::ready(visit.answer(hit, key, Reason::Near, now)),
+                Some((hit, now)) => return CacheFuture::ready(visit.answer(hit, key.key, Reason::Near, now)),
                 None => Ok((lookup, key)),
             },
             Err(reason) => Err(reason),
@@ -213,10 +213,10 @@ impl Stay {
         self.patience = budget.left();
         let visit = self.visit();
         match course {
-            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, key, reason, now)),
-            Course::Share(hit, key, following, now) => Ok(visit.share(hit, key, following, now)),
+            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, key.key, reason, now)),
+            Course::Share(hit, key, following, now) => Ok(visit.share(hit, key.key, following, now)),
             Course::Refresh(hit, key, errand, reason, now) => {
-                let answer = visit.answer(hit, key, reason, now);
+                let answer = visit.answer(hit, key.key, reason, now);
                 let background = self.front.cache.background().clone();
                 if let Some(permit) = background.refresh() {
                     let refresh = self.refresh(*errand, Request::from_parts(head, body), origin);
@@ -227,7 +227,7 @@ impl Stay {
                 }
                 Ok(answer)
             }
-            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(key))),
+            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(key.key))),
             Course::Forward(errand)
                 if errand.grant.is_none() && !self.front.may_change(errand.reason, &head.method) =>
             {

@@ -5,7 +5,7 @@
 //! and what tells of the cache is each thread's own.
 
 use crate::{
-    reason::{Outcome, Reason},
+    reason::{Outcome, Reason, Verdict},
     signature::{CACHE_STATUS, Signature, Tells, X_CACHE, X_CACHE_KEY},
     status::{cache_status, seconds},
 };
@@ -24,7 +24,7 @@ impl Delivery {
     /// A copy of `headers` with `signature` and the age, in seconds, written into it.
     pub fn of(&self, headers: &HeaderMap, signature: Signature<'_>, age: i64) -> HeaderMap {
         let kind = Kind::of(&signature.tells);
-        let is_plain = signature.outcome.reason().x_cache() == HIT;
+        let is_plain = signature.outcome.reason().verdict() == Verdict::Hit;
         match self.0.get_or_init(|| Form::of(headers, kind)) {
             Some(form) if is_plain && form.kind == kind => form.filled(signature, age),
             _ => {
@@ -114,15 +114,25 @@ impl Form {
         form.keys().zip(own).all(|(first, own)| first == own).then_some(Self { kind, headers: form })
     }
 
+    /// Every value is made where it is put: to pass it on takes longer than to make it.
     fn filled(&self, signature: Signature<'_>, age: i64) -> HeaderMap {
-        let Signature { identifier, outcome, tells } = signature;
-        let status = if self.kind == Kind::Nothing { None } else { told(identifier, outcome) };
-        let key = if let Tells::Key(key) = tells { key.into_value() } else { None };
         let mut headers = self.headers.clone();
-        for (place, value) in headers.values_mut().zip([seconds(age), status, key]) {
-            if let Some(value) = value {
-                *place = value;
-            }
+        let mut places = headers.values_mut();
+        if let Some(place) = places.next()
+            && let Some(age) = seconds(age)
+        {
+            *place = age;
+        }
+        if self.kind != Kind::Nothing
+            && let Some(place) = places.next()
+        {
+            tell(place, signature.identifier, signature.outcome);
+        }
+        if let Tells::Key(key) = signature.tells
+            && let Some(place) = places.next()
+            && let Some(key) = key.into_value()
+        {
+            *place = key;
         }
         headers
     }
@@ -131,10 +141,10 @@ impl Form {
 /// How many of the members that a thread has written last it keeps.
 const KEPT: usize = 64;
 
-/// A member of `Cache-Status`, and what it tells.
+/// The member of `Cache-Status` of a plain hit, and what it tells.
 struct Told {
     identifier: Box<str>,
-    outcome: Outcome,
+    ttl: i64,
     member: HeaderValue,
 }
 
@@ -142,20 +152,28 @@ thread_local! {
     static TOLD: RefCell<[Option<Told>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
 }
 
-/// The member of `Cache-Status`; that of a plain hit is written once a second, by each thread for itself.
-fn told(identifier: &str, outcome: Outcome) -> Option<HeaderValue> {
-    let Outcome::Hit { reason: Reason::Near, ttl } = outcome else { return cache_status(identifier, outcome) };
-    let kept = TOLD.try_with(|told| {
-        let mut told = told.try_borrow_mut().ok()?;
-        let place = told.get_mut(usize::try_from(ttl.rem_euclid(KEPT as i64)).ok()?)?;
-        if let Some(last) = place.as_ref().filter(|last| last.outcome == outcome && *last.identifier == *identifier) {
-            return Some(last.member.clone());
-        }
-        let member = cache_status(identifier, outcome)?;
-        *place = Some(Told { identifier: identifier.into(), outcome, member: member.clone() });
-        Some(member)
-    });
-    kept.ok().flatten().or_else(|| cache_status(identifier, outcome))
+/// Puts in `place` the member of `Cache-Status`; that of a plain hit is written once a second, by each thread for itself.
+fn tell(place: &mut HeaderValue, identifier: &str, outcome: Outcome) {
+    if let Outcome::Hit { reason: Reason::Near, ttl } = outcome
+        && let Ok(true) = TOLD.try_with(|told| {
+            let Ok(mut told) = told.try_borrow_mut() else { return false };
+            let kept = &mut told[ttl as usize % KEPT];
+            let last = match kept {
+                Some(last) if last.ttl == ttl && *last.identifier == *identifier => last,
+                _ => {
+                    let Some(member) = cache_status(identifier, outcome) else { return false };
+                    kept.insert(Told { identifier: identifier.into(), ttl, member })
+                }
+            };
+            *place = last.member.clone();
+            true
+        })
+    {
+        return;
+    }
+    if let Some(member) = cache_status(identifier, outcome) {
+        *place = member;
+    }
 }
 
 /// How many names of fields are kept for good, and how long each may be.

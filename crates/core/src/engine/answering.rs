@@ -11,14 +11,14 @@ use bytes::Bytes;
 use http::{Extensions, Response, StatusCode};
 use http_body::Body;
 use larder_semantics::{
-    EntryKey, Hit, Outcome, Reason, Timestamp,
+    Hit, Key, Outcome, Reason, Timestamp,
     exchange::{Answer, Throttled},
     signature::Signature,
 };
 
 impl<'f> Visit<'f> {
     /// The answer from a stored response.
-    pub(super) fn answer<B>(self, hit: Hit, key: EntryKey, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
+    pub(super) fn answer<B>(self, hit: Hit, key: Key, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -35,7 +35,7 @@ impl<'f> Visit<'f> {
     pub(super) fn share<B>(
         self,
         hit: Hit,
-        key: EntryKey,
+        key: Key,
         following: Following,
         now: Timestamp,
     ) -> Response<CacheBody<B>>
@@ -58,7 +58,7 @@ impl<'f> Visit<'f> {
         status: Option<u16>,
         throttled: Throttled,
         grant: Option<Box<Grant>>,
-        key: Option<EntryKey>,
+        key: Option<Key>,
         now: Timestamp,
     ) -> Response<CacheBody<B>>
     where
@@ -72,7 +72,7 @@ impl<'f> Visit<'f> {
     }
 
     /// The answer from a stored response, as the origin takes too long.
-    pub(super) fn late<B>(self, hit: Hit, reason: Reason, key: Option<EntryKey>) -> Response<CacheBody<B>>
+    pub(super) fn late<B>(self, hit: Hit, reason: Reason, key: Option<Key>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -84,7 +84,7 @@ impl<'f> Visit<'f> {
     pub(super) fn respond<B>(
         self,
         hit: Hit,
-        key: Option<EntryKey>,
+        key: Option<Key>,
         outcome: Outcome,
         now: Timestamp,
     ) -> Response<CacheBody<B>>
@@ -99,7 +99,7 @@ impl<'f> Visit<'f> {
     }
 
     /// 504: for a client that accepts stored responses only (RFC 9111 section 5.2.1.7), or as the origin takes too long.
-    pub(super) fn shed<B>(self, reason: Reason, key: Option<EntryKey>) -> Response<CacheBody<B>>
+    pub(super) fn shed<B>(self, reason: Reason, key: Option<Key>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -111,11 +111,11 @@ impl<'f> Visit<'f> {
     }
 
     /// Counts the outcome, and makes of it what the response tells.
-    pub(super) fn sign(self, outcome: Outcome, key: Option<EntryKey>) -> Signature<'f> {
+    pub(super) fn sign(self, outcome: Outcome, key: Option<Key>) -> Signature<'f> {
         if !self.marks.is_background {
             self.metrics.request(outcome.reason());
         }
-        let key = key.filter(|_| self.marks.shows_key).map(|key| key.key);
+        let key = key.filter(|_| self.marks.shows_key);
         let tells = self.front.rules.headers.tells(key);
         Signature { identifier: self.front.cache.identifier(), outcome, tells }
     }

@@ -83,7 +83,7 @@ impl Stay {
         self.left = Some(left.clone());
         let (metrics, marks) = (self.metrics.clone(), self.marks);
         let other = Self { front: front.clone(), metrics, marks, patience: self.patience, left: None, reads: None };
-        let (headers, key) = (request.headers().clone(), errand.key.clone());
+        let (headers, key) = (request.headers().clone(), errand.key.as_ref().map(|key| key.key.clone()));
         let mut work = self.outliving(errand, request, origin);
         let asked_at = Instant::now();
         if let Ok(answer) = timeout(limit, &mut work).await {
@@ -163,6 +163,7 @@ impl Stay {
                 let now = self.front.cache.store().now();
                 let (hit, throttled) =
                     forward.fail(&headers, &self.front.rules.policy, now, fastrand::f64()).ok_or(error)?;
+                let key = key.map(|key| key.key);
                 return Ok(self.visit().failed(hit, None, throttled, lent.take_back(), key, now));
             }
         };
@@ -198,12 +199,12 @@ impl Stay {
         let (storing, body) = match (received, grant) {
             (Received::Stale(hit, throttled), grant) => {
                 let status = (!is_unreachable).then_some(head.status.as_u16());
-                return self.visit().failed(hit, status, *throttled, grant, key, now);
+                return self.visit().failed(hit, status, *throttled, grant, key.map(|key| key.key), now);
             }
             (Received::Freshened(hit, admitted), grant) => {
                 let storing = self.front.freshened(admitted, grant, key.as_ref(), now);
                 let outcome = Outcome::Forwarded { reason: Reason::NotModified, status: head.status.as_u16(), storing };
-                return self.visit().respond(hit, key, outcome, now);
+                return self.visit().respond(hit, key.map(|key| key.key), outcome, now);
             }
             (Received::Store(admission), Some(mut grant)) => {
                 // Those who wait could not use it without asking the origin each for themselves.
@@ -242,7 +243,7 @@ impl Stay {
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
         self.front.rules.policy.strip(&mut head.headers);
-        self.visit().sign(outcome, key).write(&mut head.headers, None);
+        self.visit().sign(outcome, key.map(|key| key.key)).write(&mut head.headers, None);
         self.visit().mark(&mut head.extensions);
         Response::from_parts(head, body)
     }
