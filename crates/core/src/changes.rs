@@ -42,8 +42,9 @@ impl Front {
     ) -> Option<(Forward, Box<Grant>)> {
         let forward = Forward::of_post(head, &self.rules.policy)?;
         let mut target = self.changes(Reason::Method, head)?;
-        let (key, sought) = self.sought(self.rules.key(&mut target, self.cache.routing())?, &target.uri);
-        let (forward, key) = (forward.seeking(sought), self.cache.shared.namespace.entry(key));
+        let mut key = self.rules.key(&mut target, self.cache.routing())?;
+        let forward = forward.seeking(self.seek(&mut key, &target.uri));
+        let key = self.cache.shared.namespace.entry(key);
         if let Some(grant) = inherited.filter(|grant| grant.key == key) {
             return Some((forward, grant));
         }

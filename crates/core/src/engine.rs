@@ -76,13 +76,12 @@ impl Front {
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks, reads: None };
         let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
-        let sought = match visit.intake(&mut head, has_content) {
-            Ok((lookup, key)) => match visit.at_hand(&lookup, &key, &head) {
-                Some((hit, now)) => return CacheFuture::ready(visit.answer(hit, key.key, Reason::Near, now)),
-                None => Ok((lookup, key)),
-            },
-            Err(reason) => Err(reason),
-        };
+        let sought = visit.intake(&mut head, has_content);
+        if let Ok((lookup, key)) = &sought
+            && let Some((hit, now)) = visit.at_hand(lookup, key, &head)
+        {
+            return CacheFuture::ready(visit.answer(hit, &key.key, Reason::Near, now));
+        }
         let stay =
             Stay { front: self.clone(), metrics: metrics.into_owned(), marks, patience, left: None, reads: None };
         let (origin, inherited) = (origin.clone(), around.and_then(Around::into_grant));
@@ -213,10 +212,10 @@ impl Stay {
         self.patience = budget.left();
         let visit = self.visit();
         match course {
-            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, key.key, reason, now)),
-            Course::Share(hit, key, following, now) => Ok(visit.share(hit, key.key, following, now)),
+            Course::Answer(hit, key, reason, now) => Ok(visit.answer(hit, &key.key, reason, now)),
+            Course::Share(hit, key, following, now) => Ok(visit.share(hit, &key.key, following, now)),
             Course::Refresh(hit, key, errand, reason, now) => {
-                let answer = visit.answer(hit, key.key, reason, now);
+                let answer = visit.answer(hit, &key.key, reason, now);
                 let background = self.front.cache.background().clone();
                 if let Some(permit) = background.refresh() {
                     let refresh = self.refresh(*errand, Request::from_parts(head, body), origin);
@@ -227,7 +226,7 @@ impl Stay {
                 }
                 Ok(answer)
             }
-            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(key.key))),
+            Course::Unsatisfied(key) => Ok(visit.shed(Reason::OnlyIfCached, Some(&key.key))),
             Course::Forward(errand)
                 if errand.grant.is_none() && !self.front.may_change(errand.reason, &head.method) =>
             {
@@ -294,9 +293,8 @@ impl Visit<'_> {
         if let Some(target) = self.front.rules.policy.query.settle(&head.uri) {
             head.uri = target;
         }
-        let key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
-        let (key, sought) = self.front.sought(key, &head.uri);
-        lookup.seek(sought);
+        let mut key = self.front.rules.key(head, self.front.cache.routing()).ok_or(Reason::KeyRefused)?;
+        lookup.seek(self.front.seek(&mut key, &head.uri));
         Ok((lookup, self.front.cache.shared.namespace.entry(key)))
     }
 

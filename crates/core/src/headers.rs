@@ -51,7 +51,7 @@ impl DebugHeaders {
     }
 
     /// What a response tells, if it may tell `key`.
-    pub(crate) fn tells(&self, key: Option<Key>) -> Tells {
+    pub(crate) fn tells<'k>(&self, key: Option<&'k Key>) -> Tells<'k> {
         match (self, key) {
             (Self::Off, _) => Tells::Nothing,
             (_, None) => Tells::Status,

@@ -405,8 +405,13 @@ impl Rules {
             KeyRule::Template(template) => self.fill(template, head, routing),
             KeyRule::Refused(error) => Err(error.clone()),
         };
-        let key = key.and_then(|key| if key.is_empty() { Err(KeyError::Empty) } else { Ok(key) });
-        key.inspect_err(|error| self.complain(error)).ok()
+        match key {
+            Ok(key) if !key.is_empty() => Some(key),
+            refused => {
+                self.complain(&refused.err().unwrap_or(KeyError::Empty));
+                None
+            }
+        }
     }
 
     /// Whether a request may be looked up by another query than its own.
@@ -441,6 +446,7 @@ impl Rules {
         template.fill(|name| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()))
     }
 
+    #[cold]
     fn complain(&self, error: &KeyError) {
         // A request with two hosts is the client's mistake, and could fill the log.
         if *error != KeyError::Host && !self.complained.swap(true, Ordering::Relaxed) {

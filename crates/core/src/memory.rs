@@ -109,7 +109,8 @@ struct Bytes;
 
 impl Weighter<EntryKey, Held> for Bytes {
     fn weight(&self, key: &EntryKey, held: &Held) -> u64 {
-        (256 + key.key.as_str().len() + size(&held.entry)) as u64
+        // The key stands here, and twice in what a delivery tells.
+        (256 + 3 * key.key.as_str().len() + size(&held.entry)) as u64
     }
 }
 

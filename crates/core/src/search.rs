@@ -64,15 +64,15 @@ impl Variances {
 }
 
 impl Front {
-    /// The key that a request for `target` is looked up under, given the one of all of it.
-    pub(crate) fn sought(&self, key: Key, target: &Uri) -> (Key, Option<Arc<Sought>>) {
+    /// Makes of the key of a request for `target` the one that it is looked up under, and tells by what other query, if so.
+    #[inline]
+    pub(crate) fn seek(&self, key: &mut Key, target: &Uri) -> Option<Arc<Sought>> {
         if !self.rules.may_seek() {
-            return (key, None);
+            return None;
         }
-        match self.cache.shared.variances.sought(&key, target.query()) {
-            Some(sought) => (key.with_query(sought.canonical()), Some(Arc::new(sought))),
-            None => (key, None),
-        }
+        let sought = self.cache.shared.variances.sought(key, target.query())?;
+        *key = key.with_query(sought.canonical());
+        Some(Arc::new(sought))
     }
 
     /// Takes note of what an answer to GET or HEAD tells of the queries of its path.

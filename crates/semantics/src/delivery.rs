@@ -2,9 +2,10 @@
 //!
 //! Threads that deliver the same response at the same time pass between them whatever they count together, which costs more
 //! than all the rest. So a delivery shares as little as it can: values that many responses have are those of this program,
-//! and what tells of the cache is each thread's own.
+//! and what tells of this one delivery is each thread's own. The key is shared: to write it anew each time takes longer still.
 
 use crate::{
+    key::Key,
     reason::{Outcome, Reason, Verdict},
     signature::{CACHE_STATUS, Signature, Tells, X_CACHE, X_CACHE_KEY},
     status::{cache_status, seconds},
@@ -22,11 +23,11 @@ pub struct Delivery(OnceLock<Option<Form>>);
 
 impl Delivery {
     /// A copy of `headers` with `signature` and the age, in seconds, written into it.
+    #[inline]
     pub fn of(&self, headers: &HeaderMap, signature: Signature<'_>, age: i64) -> HeaderMap {
-        let kind = Kind::of(&signature.tells);
         let is_plain = signature.outcome.reason().verdict() == Verdict::Hit;
-        match self.0.get_or_init(|| Form::of(headers, kind)) {
-            Some(form) if is_plain && form.kind == kind => form.filled(signature, age),
+        match self.0.get_or_init(|| Form::of(headers, signature.tells)) {
+            Some(form) if is_plain && form.tells.is(signature.tells) => form.filled(signature, age),
             _ => {
                 let mut written = headers.clone();
                 signature.write(&mut written, Some(age));
@@ -53,42 +54,41 @@ impl PartialEq for Delivery {
 impl Eq for Delivery {}
 
 /// The fields that differ between deliveries.
-static OWN: [HeaderName; 3] = [header::AGE, CACHE_STATUS, X_CACHE_KEY];
+static OWN: [HeaderName; 2] = [header::AGE, CACHE_STATUS];
 
 /// What `X-Cache` says of what is delivered so.
 const HIT: &str = "HIT";
 
 #[derive(Debug)]
 struct Form {
-    kind: Kind,
+    tells: Telling,
     /// Those that differ between deliveries, empty and before all others: to look them up by their names would take as long
     /// as all the rest. Then what tells the same each time, and those of the response.
     headers: HeaderMap,
 }
 
-/// What a delivery tells besides the age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// What a delivery tells besides the age: [`Tells`], of one key.
+#[derive(Debug)]
+enum Telling {
     Nothing,
     Status,
-    Key,
+    Key(Key),
 }
 
-impl Kind {
-    fn of(tells: &Tells) -> Self {
+impl Telling {
+    fn of(tells: Tells<'_>) -> Self {
         match tells {
             Tells::Nothing => Self::Nothing,
             Tells::Status => Self::Status,
-            Tells::Key(_) => Self::Key,
+            Tells::Key(key) => Self::Key(key.clone()),
         }
     }
 
-    /// The fields that differ between deliveries.
-    fn fields(self) -> &'static [HeaderName] {
-        match self {
-            Self::Nothing => &OWN[..1],
-            Self::Status => &OWN[..2],
-            Self::Key => &OWN,
+    fn is(&self, tells: Tells<'_>) -> bool {
+        match (self, tells) {
+            (Self::Nothing, Tells::Nothing) | (Self::Status, Tells::Status) => true,
+            (Self::Key(key), Tells::Key(told)) => key == told,
+            _ => false,
         }
     }
 }
@@ -96,25 +96,30 @@ impl Kind {
 impl Form {
     /// None for a response of which a cache nearer to the origin has told: that stays before what this one tells. And none
     /// for one that has as many fields as it can.
-    fn of(headers: &HeaderMap, kind: Kind) -> Option<Self> {
+    fn of(headers: &HeaderMap, tells: Tells<'_>) -> Option<Self> {
         if headers.contains_key(X_CACHE) || headers.contains_key(CACHE_STATUS) {
             return None;
         }
-        let own = kind.fields();
-        let mut form = HeaderMap::try_with_capacity(headers.len() + own.len() + 1).ok()?;
+        let own = if tells == Tells::Nothing { &OWN[..1] } else { &OWN };
+        let mut form = HeaderMap::try_with_capacity(headers.len() + OWN.len() + 2).ok()?;
         for name in own {
             form.try_insert(name, HeaderValue::from_static("")).ok()?;
         }
-        if kind != Kind::Nothing {
+        if tells != Tells::Nothing {
             form.try_insert(X_CACHE, HeaderValue::from_static(HIT)).ok()?;
         }
-        for (name, value) in headers.iter().filter(|(name, _)| !own.contains(name)) {
+        if let Tells::Key(key) = tells {
+            form.try_insert(X_CACHE_KEY, key.to_value()?).ok()?;
+        }
+        let told = form.clone();
+        for (name, value) in headers.iter().filter(|(name, _)| !told.contains_key(*name)) {
             form.try_append(lasting_name(name), lasting_value(name, value)).ok()?;
         }
-        form.keys().zip(own).all(|(first, own)| first == own).then_some(Self { kind, headers: form })
+        form.keys().zip(own).all(|(first, own)| first == own).then(|| Self { tells: Telling::of(tells), headers: form })
     }
 
     /// Every value is made where it is put: to pass it on takes longer than to make it.
+    #[inline]
     fn filled(&self, signature: Signature<'_>, age: i64) -> HeaderMap {
         let mut headers = self.headers.clone();
         let mut places = headers.values_mut();
@@ -123,16 +128,10 @@ impl Form {
         {
             *place = age;
         }
-        if self.kind != Kind::Nothing
+        if signature.tells != Tells::Nothing
             && let Some(place) = places.next()
         {
             tell(place, signature.identifier, signature.outcome);
-        }
-        if let Tells::Key(key) = signature.tells
-            && let Some(place) = places.next()
-            && let Some(key) = key.into_value()
-        {
-            *place = key;
         }
         headers
     }
@@ -153,6 +152,7 @@ thread_local! {
 }
 
 /// Puts in `place` the member of `Cache-Status`; that of a plain hit is written once a second, by each thread for itself.
+#[inline]
 fn tell(place: &mut HeaderValue, identifier: &str, outcome: Outcome) {
     if let Outcome::Hit { reason: Reason::Near, ttl } = outcome
         && let Ok(true) = TOLD.try_with(|told| {
@@ -250,7 +250,6 @@ static KNOWN: [(HeaderName, &str); 42] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Key;
 
     fn stored(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let fields = fields.iter().map(|(name, value)| {
@@ -280,7 +279,8 @@ mod tests {
             stored(&[("cache-status", "origin; fwd=miss"), ("etag", "\"1\"")]),
             full,
         ];
-        let tells = [Tells::Nothing, Tells::Status, Tells::Key(Key::new("user:7"))];
+        let keys = [Key::new("user:7"), Key::new("user:8")];
+        let tells = [Tells::Nothing, Tells::Status, Tells::Key(&keys[0]), Tells::Key(&keys[1])];
         let outcomes = [
             Outcome::Hit { reason: Reason::Near, ttl: 59 },
             Outcome::Hit { reason: Reason::Near, ttl: 59 + KEPT as i64 },
@@ -289,16 +289,16 @@ mod tests {
             Outcome::Shed { reason: Reason::OnlyIfCached },
         ];
         for headers in responses {
-            for first in &tells {
+            for first in tells {
                 let delivery = Delivery::default();
-                for (tells, outcome, age) in [first].into_iter().chain(&tells).flat_map(|tells| {
+                for (tells, outcome, age) in [first].into_iter().chain(tells).flat_map(|tells| {
                     outcomes.into_iter().zip([0, 9, 10, 9_999, 10_000]).map(move |(outcome, age)| (tells, outcome, age))
                 }) {
                     for identifier in ["larder", "other"] {
-                        let signature = || Signature { identifier, outcome, tells: tells.clone() };
+                        let signature = Signature { identifier, outcome, tells };
                         let mut written = headers.clone();
-                        signature().write(&mut written, Some(age));
-                        assert_eq!(delivery.of(&headers, signature(), age), written, "{outcome:?} {age} {tells:?}");
+                        signature.write(&mut written, Some(age));
+                        assert_eq!(delivery.of(&headers, signature, age), written, "{outcome:?} {age} {tells:?}");
                     }
                 }
             }

@@ -8,6 +8,8 @@
 //! Forward::fail(headers, now)         -> Hit, when the origin cannot be reached
 //! Admission::complete(body, ..)       -> what to store
 //! ```
+//!
+//! What a hit in memory passes through may be inlined, in other crates too: that spares it one instruction in thirty.
 
 mod admission;
 mod forward;

@@ -5,15 +5,15 @@
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
 use crate::{stored::EntryId, vary::VariantId};
-use bytes::Bytes;
 use http::{
     HeaderValue, Method, Uri, header, request,
     uri::{Authority, PathAndQuery},
 };
-use smol_str::SmolStr;
 use std::{
+    collections::BTreeSet,
     fmt::{self, Write},
     hash::{Hash, Hasher},
+    sync::{Mutex, PoisonError},
 };
 
 /// The longest text of a key in bytes; a longer one is cut, and a digest of the whole put in the place of the rest.
@@ -114,9 +114,9 @@ impl Key {
         &self.0
     }
 
-    /// The text as the value of a field, without a copy; `None` for a text that was [stored](Self::from_stored) and cannot be one.
-    pub fn into_value(self) -> Option<HeaderValue> {
-        HeaderValue::from_maybe_shared(Bytes::from(self.0)).ok()
+    /// The text as the value of a field; `None` for a text that was [stored](Self::from_stored) and cannot be one.
+    pub fn to_value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0).ok()
     }
 
     /// Whether there is no text, so that the key cannot be used.
@@ -290,16 +290,27 @@ impl Template {
 /// The part of a store that belongs to one cache, and the version of what it keeps there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Namespace {
-    /// Mostly so short that a copy allocates nothing and counts nothing: every request makes one.
-    name: SmolStr,
+    /// One of [`lasting`].
+    name: &'static str,
     version: u32,
 }
 
 impl Default for Namespace {
     /// The namespace `larder`, version 1.
     fn default() -> Self {
-        Self { name: SmolStr::new_static("larder"), version: 1 }
+        Self { name: lasting("larder"), version: 1 }
     }
+}
+
+/// The same name, kept once and for good: a program has few, and every request copies one.
+fn lasting(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    names.get(name).copied().unwrap_or_else(|| {
+        let kept = Box::leak(Box::from(name));
+        names.insert(kept);
+        kept
+    })
 }
 
 /// A namespace's name is not one.
@@ -325,12 +336,12 @@ impl Namespace {
         if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
             return Err(NamespaceError(name.to_owned()));
         }
-        Ok(Self { name: name.into(), version })
+        Ok(Self { name: lasting(name), version })
     }
 
     /// The name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name
     }
 
     /// The schema version.
@@ -339,6 +350,7 @@ impl Namespace {
     }
 
     /// Where the resource `key` lies in this namespace.
+    #[inline]
     pub fn entry(&self, key: Key) -> EntryKey {
         EntryKey { namespace: self.clone(), key, part: Part::Response }
     }

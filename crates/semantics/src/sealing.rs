@@ -42,10 +42,13 @@ pub const TRACKING_PARAMETERS: [&str; 20] = [
 
 impl Query {
     /// The target with its query put in order; `None` when it is in order already.
+    #[inline]
     pub fn settle(&self, target: &Uri) -> Option<Uri> {
-        if *self == Self::default() {
-            return None;
-        }
+        let changes_nothing = !self.sort && self.only.is_none() && self.without.is_empty();
+        if changes_nothing { None } else { self.settled(target) }
+    }
+
+    fn settled(&self, target: &Uri) -> Option<Uri> {
         let query = target.query()?;
         let mut kept: Vec<&str> = query.split('&').filter(|parameter| self.keeps(name(parameter))).collect();
         if self.sort {

@@ -15,25 +15,25 @@ pub const X_CACHE_KEY: HeaderName = HeaderName::from_static("x-cache-key");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What is written into a response on its way out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Signature<'a> {
     /// The name by which this cache calls itself.
     pub identifier: &'a str,
     /// How the request ended.
     pub outcome: Outcome,
     /// How much of it is told.
-    pub tells: Tells,
+    pub tells: Tells<'a>,
 }
 
 /// How much a response tells of the cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tells {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tells<'a> {
     /// Nothing but the age of what was stored.
     Nothing,
     /// `X-Cache` and `Cache-Status`.
     Status,
     /// Those, and `X-Cache-Key`.
-    Key(Key),
+    Key(&'a Key),
 }
 
 impl Signature<'_> {
@@ -56,7 +56,7 @@ impl Signature<'_> {
             let _ = headers.try_append(CACHE_STATUS, status);
         }
         if let Tells::Key(key) = self.tells
-            && let Some(key) = key.into_value()
+            && let Some(key) = key.to_value()
         {
             let _ = headers.try_insert(X_CACHE_KEY, key);
         }
@@ -79,7 +79,7 @@ mod tests {
         }
         let (before, key) = (headers.len(), Key::new("page"));
         let outcome = Outcome::Collapsed { ttl: 1 };
-        Signature { identifier: "larder", outcome, tells: Tells::Key(key) }.write(&mut headers, Some(1));
+        Signature { identifier: "larder", outcome, tells: Tells::Key(&key) }.write(&mut headers, Some(1));
         assert_eq!(headers.len(), before);
     }
 

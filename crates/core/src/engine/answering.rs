@@ -18,7 +18,7 @@ use larder_semantics::{
 
 impl<'f> Visit<'f> {
     /// The answer from a stored response.
-    pub(super) fn answer<B>(self, hit: Hit, key: Key, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
+    pub(super) fn answer<B>(&self, hit: Hit, key: &Key, reason: Reason, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -32,13 +32,7 @@ impl<'f> Visit<'f> {
     }
 
     /// The answer from a response that another request is fetching.
-    pub(super) fn share<B>(
-        self,
-        hit: Hit,
-        key: Key,
-        following: Following,
-        now: Timestamp,
-    ) -> Response<CacheBody<B>>
+    pub(super) fn share<B>(&self, hit: Hit, key: &Key, following: Following, now: Timestamp) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -53,12 +47,12 @@ impl<'f> Visit<'f> {
 
     /// The answer from a stored response, as the origin has failed.
     pub(super) fn failed<B>(
-        self,
+        &self,
         hit: Hit,
         status: Option<u16>,
         throttled: Throttled,
         grant: Option<Box<Grant>>,
-        key: Option<Key>,
+        key: Option<&Key>,
         now: Timestamp,
     ) -> Response<CacheBody<B>>
     where
@@ -72,7 +66,7 @@ impl<'f> Visit<'f> {
     }
 
     /// The answer from a stored response, as the origin takes too long.
-    pub(super) fn late<B>(self, hit: Hit, reason: Reason, key: Option<Key>) -> Response<CacheBody<B>>
+    pub(super) fn late<B>(&self, hit: Hit, reason: Reason, key: Option<&Key>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -82,9 +76,9 @@ impl<'f> Visit<'f> {
     }
 
     pub(super) fn respond<B>(
-        self,
+        &self,
         hit: Hit,
-        key: Option<Key>,
+        key: Option<&Key>,
         outcome: Outcome,
         now: Timestamp,
     ) -> Response<CacheBody<B>>
@@ -99,7 +93,7 @@ impl<'f> Visit<'f> {
     }
 
     /// 504: for a client that accepts stored responses only (RFC 9111 section 5.2.1.7), or as the origin takes too long.
-    pub(super) fn shed<B>(self, reason: Reason, key: Option<Key>) -> Response<CacheBody<B>>
+    pub(super) fn shed<B>(&self, reason: Reason, key: Option<&Key>) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
@@ -111,7 +105,11 @@ impl<'f> Visit<'f> {
     }
 
     /// Counts the outcome, and makes of it what the response tells.
-    pub(super) fn sign(self, outcome: Outcome, key: Option<Key>) -> Signature<'f> {
+    #[inline]
+    pub(super) fn sign<'k>(&self, outcome: Outcome, key: Option<&'k Key>) -> Signature<'k>
+    where
+        'f: 'k,
+    {
         if !self.marks.is_background {
             self.metrics.request(outcome.reason());
         }
@@ -121,7 +119,7 @@ impl<'f> Visit<'f> {
     }
 
     /// Tells a layer of the same cache around this one that everything is decided.
-    pub(super) fn mark(self, extensions: &mut Extensions) {
+    pub(super) fn mark(&self, extensions: &mut Extensions) {
         if self.marks.is_nested {
             extensions.insert(Decided(self.front.cache.clone()));
         }

@@ -94,14 +94,14 @@ impl Stay {
         let reason = if soft == Some(limit) { Reason::SoftTimeout } else { Reason::ErrorStale };
         if let Some(hit) = fall_back(reason) {
             left.store(true, Ordering::Relaxed);
-            return Ok(other.visit().late(hit, reason, key));
+            return Ok(other.visit().late(hit, reason, key.as_ref()));
         }
         let Some(hard) = hard else { return work.await };
         if let Ok(answer) = timeout(hard.saturating_sub(asked_at.elapsed()), &mut work).await {
             return answer;
         }
         left.store(true, Ordering::Relaxed);
-        Ok(other.visit().shed(Reason::OriginTimeout, key))
+        Ok(other.visit().shed(Reason::OriginTimeout, key.as_ref()))
     }
 
     /// Steps 5 and 6, which go on when the client leaves.
@@ -163,7 +163,7 @@ impl Stay {
                 let now = self.front.cache.store().now();
                 let (hit, throttled) =
                     forward.fail(&headers, &self.front.rules.policy, now, fastrand::f64()).ok_or(error)?;
-                let key = key.map(|key| key.key);
+                let key = key.as_ref().map(|key| &key.key);
                 return Ok(self.visit().failed(hit, None, throttled, lent.take_back(), key, now));
             }
         };
@@ -199,12 +199,12 @@ impl Stay {
         let (storing, body) = match (received, grant) {
             (Received::Stale(hit, throttled), grant) => {
                 let status = (!is_unreachable).then_some(head.status.as_u16());
-                return self.visit().failed(hit, status, *throttled, grant, key.map(|key| key.key), now);
+                return self.visit().failed(hit, status, *throttled, grant, key.as_ref().map(|key| &key.key), now);
             }
             (Received::Freshened(hit, admitted), grant) => {
                 let storing = self.front.freshened(admitted, grant, key.as_ref(), now);
                 let outcome = Outcome::Forwarded { reason: Reason::NotModified, status: head.status.as_u16(), storing };
-                return self.visit().respond(hit, key.map(|key| key.key), outcome, now);
+                return self.visit().respond(hit, key.as_ref().map(|key| &key.key), outcome, now);
             }
             (Received::Store(admission), Some(mut grant)) => {
                 // Those who wait could not use it without asking the origin each for themselves.
@@ -243,7 +243,7 @@ impl Stay {
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
         self.front.rules.policy.strip(&mut head.headers);
-        self.visit().sign(outcome, key.map(|key| key.key)).write(&mut head.headers, None);
+        self.visit().sign(outcome, key.as_ref().map(|key| &key.key)).write(&mut head.headers, None);
         self.visit().mark(&mut head.extensions);
         Response::from_parts(head, body)
     }

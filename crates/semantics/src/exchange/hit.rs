@@ -45,16 +45,19 @@ impl Answer {
 
 impl Hit {
     /// What is left of its lifetime, in whole seconds.
+    #[inline]
     pub fn ttl(&self, now: Timestamp) -> i64 {
         self.response().map_or(0, |response| response.ttl(now))
     }
 
     /// Why it may answer although it is stale, if it is.
+    #[inline]
     pub fn staleness(&self) -> Option<Reason> {
         self.stale
     }
 
     /// Whether it is an error that is stored.
+    #[inline]
     pub fn is_negative(&self) -> bool {
         self.response().is_some_and(|response| response.status.is_client_error() || response.status.is_server_error())
     }
@@ -66,6 +69,7 @@ impl Hit {
     }
 
     /// The answer, signed, in the form that the request asked for.
+    #[inline]
     pub fn answer(self, signature: Signature<'_>, now: Timestamp) -> Answer {
         let Self { entry, form, .. } = self;
         let id = entry.id;
@@ -102,6 +106,7 @@ impl Hit {
         Answer { status, headers, body, is_whole: false }
     }
 
+    #[inline]
     fn response(&self) -> Option<&StoredResponse> {
         match &self.entry.content {
             Content::Response(response) => Some(response),
@@ -111,6 +116,7 @@ impl Hit {
 }
 
 /// The stored response itself when nobody else holds it, as one that was just read from afar, else a copy.
+#[inline]
 fn whole(entry: Arc<Entry>, signature: Signature<'_>, now: Timestamp) -> Answer {
     let age = |response: &StoredResponse| i64::try_from(response.age(now).as_secs()).unwrap_or(i64::MAX);
     let read_from_afar = if Arc::strong_count(&entry) == 1 { Arc::try_unwrap(entry) } else { Err(entry) };

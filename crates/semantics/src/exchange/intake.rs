@@ -15,6 +15,7 @@ pub enum Intake {
 
 impl Intake {
     /// Judges the head of a request.
+    #[inline]
     pub fn of(head: &request::Parts, policy: &Policy) -> Self {
         if !policy.methods.contains(&head.method) {
             return Self::Bypass(Reason::Method);
@@ -60,6 +61,7 @@ const ASK_FOR_LESS: [HeaderName; 6] = [
 ];
 
 impl Told {
+    #[inline]
     fn by(headers: &HeaderMap) -> Self {
         let mut told = Self::default();
         for (name, value) in headers {

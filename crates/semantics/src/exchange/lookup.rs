@@ -41,6 +41,7 @@ pub(super) struct Choices {
 }
 
 impl Choices {
+    #[inline]
     pub(super) fn of(policy: &Policy) -> Self {
         Self {
             most_variants: policy.most_variants,
@@ -68,17 +69,20 @@ pub enum Selected {
 
 impl Lookup {
     /// What the client directs.
+    #[inline]
     pub(super) fn client(&self) -> &RequestDirectives {
         self.client.as_deref().unwrap_or(&RequestDirectives::NOTHING)
     }
 
     /// Looks up by another query than the request's.
+    #[inline]
     pub fn seek(&mut self, sought: Option<Arc<Sought>>) {
         self.sought = sought;
     }
 
     /// The stored response, if it answers by itself: it is fresh, and it is not time to fetch it anew; else what was
     /// found. For most requests that is all there is to [`select`](Self::select).
+    #[inline]
     pub fn hit(&self, found: Arc<Entry>, headers: &HeaderMap, now: Timestamp, seed: f64) -> Result<Hit, Arc<Entry>> {
         let Content::Response(response) = &found.content else { return Err(found) };
         let is_hit = self.variant.is_none()
@@ -166,6 +170,7 @@ impl Lookup {
     }
 
     /// Whether it is time to fetch a fresh response anew.
+    #[inline]
     fn is_due(&self, response: &StoredResponse, now: Timestamp, seed: f64) -> bool {
         self.choices.early != Early::Never
             && !self.client().only_if_cached
@@ -213,11 +218,13 @@ impl Lookup {
     }
 
     /// Whether a response does not say that it answers this request's query, which is not the one it is looked up by.
+    #[inline]
     pub(super) fn is_of_another_query(&self, response: &HeaderMap) -> bool {
         self.sought.as_ref().is_some_and(|sought| !sought.is_answered_by(response))
     }
 
     /// What of a stored response answers; `None` when only the origin can tell.
+    #[inline]
     pub(super) fn form(&self, headers: &HeaderMap, response: &StoredResponse) -> Option<Form> {
         match self.method {
             _ if self.asks_for_less || response.status == StatusCode::PARTIAL_CONTENT => {
@@ -229,6 +236,7 @@ impl Lookup {
     }
 
     /// Whether a stored response may answer this request (RFC 9111 section 4).
+    #[inline]
     fn fitness(&self, response: &StoredResponse, now: Timestamp) -> Fitness {
         if response.basis == Basis::Policy && self.credentials.authorization {
             return Fitness::Foreign(Reason::Authorization);
