@@ -78,6 +78,8 @@ impl<S: Store> Guard<S> {
     fn note<T>(&self, side: Side, took: Duration, deadline: Duration, result: &Result<T, StoreError>, ended: Instant) {
         let call = match result {
             Err(error) if counts(side, error) => Call::Failed,
+            // It tells of this process.
+            Err(StoreError::Busy) => return,
             _ if took > deadline / 2 => Call::Slow,
             _ => Call::Well,
         };
@@ -156,7 +158,9 @@ impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<
                 }
                 let Some(over) = this.over.as_pin_mut() else { return Poll::Pending };
                 ready!(over.poll(context));
-                Err(StoreError::Timeout)
+                // A process that comes to it so late has not looked for the answer either.
+                let is_late = began.elapsed() > deadline + deadline / 4;
+                Err(if is_late { StoreError::Busy } else { StoreError::Timeout })
             }
         };
         if has_breaker {

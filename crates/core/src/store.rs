@@ -370,7 +370,8 @@ pub enum StoreError {
     Timeout,
     /// It cannot be reached, or says that it is not ready.
     Unavailable(String),
-    /// Too many operations are waiting already; the store itself may be well.
+    /// Too many operations are waiting already, or this process came too late to look for the answer in time; the store
+    /// itself may be well.
     Busy,
     /// It has no memory left for what is to be written.
     OutOfMemory(String),
@@ -415,7 +416,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Timeout => f.write_str("the store did not answer in time"),
             Self::Unavailable(why) => write!(f, "the store is not available: {why}"),
-            Self::Busy => f.write_str("too many operations are waiting for the store"),
+            Self::Busy => f.write_str("too much is waiting for the store, or this process has no time for its answers"),
             Self::OutOfMemory(why) => write!(f, "the store is out of memory: {why}"),
             Self::Refused(why) => write!(f, "the store refused: {why}"),
             Self::BreakerOpen => f.write_str("the store has failed, and is not asked for a while"),

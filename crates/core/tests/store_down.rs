@@ -23,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, ServiceExt, service_fn};
 
 const BUDGET: Duration = Duration::from_millis(100);
@@ -306,6 +306,29 @@ async fn a_store_that_is_only_busy_is_asked_again() {
     }
     store.set(Fault::None);
     assert_eq!(get(&layer, "/a").await.0, "HIT");
+}
+
+/// It has not looked for the answers, and cannot tell that there were none.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stalls_does_not_blame_the_store() {
+    let deadlines = Deadlines::default();
+    for (stalls, error) in [(Duration::from_secs(1), StoreError::Busy), (Duration::ZERO, StoreError::Timeout)] {
+        let store = Faulty::new(MemoryStore::default());
+        let guard = Arc::new(Guard::new(store.clone(), deadlines));
+        store.set(Fault::Hangs);
+        let mut reads = JoinSet::new();
+        for n in 0..20 {
+            let (guard, key) = (guard.clone(), Namespace::default().entry(Key::new(&format!("a:{n}"))));
+            reads.spawn(async move { guard.get(&key).await });
+        }
+        tokio::task::yield_now().await;
+        tokio::time::advance(deadlines.read + stalls).await;
+        assert!(reads.join_all().await.into_iter().all(|read| read.unwrap_err() == error), "{stalls:?}");
+        store.set(Fault::None);
+        let read = guard.get(&Namespace::default().entry(Key::new("b"))).await;
+        let is_asked = !matches!(read, Err(StoreError::BreakerOpen));
+        assert_eq!(is_asked, error == StoreError::Busy, "{read:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,6 +144,15 @@ impl Dialer {
         self.read_timeout
     }
 
+    /// How long a command may take.
+    pub(crate) fn time_for(&self, patience: Patience) -> Duration {
+        match patience {
+            Patience::Read => self.read_timeout,
+            Patience::Write | Patience::Check => self.write_timeout,
+            Patience::Purge => self.write_timeout.max(PURGE_TIMEOUT),
+        }
+    }
+
     /// Prepares a connection, which [`Client::connect`] makes.
     pub(crate) fn client(&self, server: &Server) -> Result<Client, ConfigError> {
         let mut builder = Builder::from_config(self.fred_config(server));
@@ -165,15 +174,15 @@ impl Dialer {
             setting: "RedisConfig",
             problem: format!("the client cannot be set up: {}", error.details()),
         })?;
-        let patience = |timeout, fail_fast| {
-            let options = Options { max_attempts: Some(1), timeout: Some(timeout), fail_fast, ..Options::default() };
-            client.with_options(&options)
+        let with = |patience| {
+            let (timeout, fail_fast) = (Some(self.time_for(patience)), !matches!(patience, Patience::Check));
+            client.with_options(&Options { max_attempts: Some(1), timeout, fail_fast, ..Options::default() })
         };
         Ok(Client {
-            reads: patience(self.read_timeout, true),
-            writes: patience(self.write_timeout, true),
-            purges: patience(self.write_timeout.max(PURGE_TIMEOUT), true),
-            checks: patience(self.write_timeout, false),
+            reads: with(Patience::Read),
+            writes: with(Patience::Write),
+            purges: with(Patience::Purge),
+            checks: with(Patience::Check),
         })
     }
 

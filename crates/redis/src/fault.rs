@@ -1,6 +1,7 @@
 //! What goes wrong between here and Redis, and which store error it is.
 
 use larder::store::StoreError;
+use std::time::Duration;
 
 /// Why a command has no reply that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub(crate) enum Fault {
     Down,
     /// It did not answer in time.
     Timeout,
+    /// Its time was over long before this process came to look: its answer may lie there unread.
+    Overslept,
     /// The connection broke, or could not be made.
     Connection(String),
     /// Redis replied with this error.
@@ -38,10 +41,17 @@ impl Fault {
         self.code() == Some(code)
     }
 
+    /// The same of a command that ended after `took`, and had `within`. A process that comes to it so much later has not looked
+    /// for the reply either, which tells nothing of the server.
+    pub(crate) fn judged(self, took: Duration, within: Duration) -> Self {
+        if self == Self::Timeout && took > within + within / 4 { Self::Overslept } else { self }
+    }
+
     /// Whether it says that the connection, or the server as a whole, is ill.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Down | Self::Timeout | Self::Connection(_) | Self::Foreign | Self::Unnamed(_) => true,
+            Self::Overslept => false,
             Self::Server(_) => self.code().is_some_and(|code| NOT_READY.contains(&code)),
         }
     }
@@ -53,6 +63,7 @@ impl From<Fault> for StoreError {
         let out_of_memory = fault.is("OOM");
         match fault {
             Fault::Timeout => Self::Timeout,
+            Fault::Overslept => Self::Busy,
             Fault::Down => Self::Unavailable("not connected".to_owned()),
             Fault::Foreign => Self::Unavailable("foreign reply".to_owned()),
             Fault::Connection(why) | Fault::Unnamed(why) => Self::Unavailable(why),
@@ -73,6 +84,7 @@ mod tests {
         let cases = [
             (Fault::Down, "unavailable"),
             (Fault::Timeout, "timeout"),
+            (Fault::Overslept, "busy"),
             (Fault::Connection("IO Error: reset".to_owned()), "unavailable"),
             (Fault::Foreign, "unavailable"),
             (server("LOADING Redis is loading the dataset in memory"), "unavailable"),
@@ -103,6 +115,14 @@ mod tests {
         for (fault, class) in cases {
             assert_eq!(StoreError::from(fault.clone()).class(), class, "{fault:?}");
         }
+    }
+
+    #[test]
+    fn who_looks_too_late_does_not_blame_the_server() {
+        let within = Duration::from_millis(100);
+        assert_eq!(Fault::Timeout.judged(within, within), Fault::Timeout);
+        assert_eq!(Fault::Timeout.judged(within * 3 / 2, within), Fault::Overslept);
+        assert_eq!(Fault::Down.judged(within * 3 / 2, within), Fault::Down);
     }
 
     #[test]

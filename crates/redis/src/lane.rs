@@ -225,9 +225,9 @@ impl Lane {
         key: Option<usize>,
         arguments: Vec<Bytes>,
     ) -> Result<Reply, Fault> {
+        let asked = Instant::now();
         let result = self.client()?.call(patience, command, key, arguments).await;
-        self.note(&result);
-        result
+        self.judged(result, asked, patience)
     }
 
     /// Sends a command whose key is the argument at `key` in the manner of the cluster.
@@ -242,7 +242,14 @@ impl Lane {
         if manner == Manner::Plain {
             return self.call(patience, command, Some(key), arguments).await;
         }
+        let asked = Instant::now();
         let result = self.client()?.call_asking(patience, command, arguments).await;
+        self.judged(result, asked, patience)
+    }
+
+    /// Takes note of what a command came to, which nobody blames on the server if this process was late.
+    fn judged<T>(&self, result: Result<T, Fault>, asked: Instant, patience: Patience) -> Result<T, Fault> {
+        let result = result.map_err(|fault| fault.judged(asked.elapsed(), self.dialer.time_for(patience)));
         self.note(&result);
         result
     }
@@ -287,9 +294,11 @@ impl Lane {
         self.suspect.notify_one();
     }
 
-    /// Takes note that a command was given up because it took too long.
-    pub(crate) fn late(&self) {
-        self.note::<()>(&Err(Fault::Timeout));
+    /// Takes note that a command was given up.
+    pub(crate) fn gave_up(&self, fault: &Fault) {
+        if *fault == Fault::Timeout {
+            self.note::<()>(&Err(Fault::Timeout));
+        }
     }
 
     fn note<T>(&self, result: &Result<T, Fault>) {
@@ -299,6 +308,7 @@ impl Lane {
                 let since = self.failing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
                 self.strike(now.saturating_sub(since.err().unwrap_or(now)));
             }
+            Err(Fault::Overslept) => {}
             Err(fault) if fault.is("READONLY") => {
                 self.suspect.notify_one();
                 self.alarm.notify_one();

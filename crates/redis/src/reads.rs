@@ -68,7 +68,7 @@ impl Reads {
     pub(crate) async fn get(self: &Arc<Self>, key: Bytes) -> Result<Reply, Fault> {
         let asked = Instant::now();
         match self.join(&key, asked) {
-            Joined::Sends(_turn) => in_time(&self.lane, asked + self.within, self.lane.get(key)).await,
+            Joined::Sends(_turn) => in_time(&self.lane, asked, self.within, self.lane.get(key)).await,
             Joined::Waits(answer) => answer.await.unwrap_or(Err(Fault::Down)),
         }
     }
@@ -100,14 +100,16 @@ impl Reads {
         let (keys, places) = distinct(together.iter().map(|waiting| &waiting.key));
         let mut together: VecDeque<_> = together.into_iter().zip(places).collect();
         let mut command = pin!(self.lane.get_all(keys));
+        let mut last = Fault::Overslept;
         let result = loop {
             // They came one after the other, so that the first is the first to have waited long enough.
-            let Some((first, _)) = together.front() else { return self.lane.late() };
+            let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
             if let Ok(result) = timeout_at(first.asked + self.within, command.as_mut()).await {
                 break result;
             }
             if let Some((first, _)) = together.pop_front() {
-                let _ = first.answer.send(Err(Fault::Timeout));
+                last = Fault::Timeout.judged(first.asked.elapsed(), self.within);
+                let _ = first.answer.send(Err(last.clone()));
             }
         };
         match result {
@@ -121,12 +123,12 @@ impl Reads {
                 for (Waiting { key, asked, answer }, _) in together {
                     let lane = self.lane.clone();
                     let within = self.within;
-                    self.runtime.spawn(async move { answer.send(in_time(&lane, asked + within, lane.get(key)).await) });
+                    self.runtime.spawn(async move { answer.send(in_time(&lane, asked, within, lane.get(key)).await) });
                 }
             }
             Err(fault) => {
                 for (waiting, _) in together {
-                    let _ = waiting.answer.send(Err(fault.clone()));
+                    let _ = waiting.answer.send(Err(fault.clone().judged(waiting.asked.elapsed(), self.within)));
                 }
             }
         }
@@ -151,12 +153,21 @@ fn distinct<'a>(keys: impl Iterator<Item = &'a Bytes>) -> (Vec<Bytes>, Vec<usize
     (distinct, places)
 }
 
-/// What a command comes to, if it does by then.
-async fn in_time<T>(lane: &Lane, limit: Instant, command: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    timeout_at(limit, command).await.unwrap_or_else(|_| {
-        lane.late();
-        Err(Fault::Timeout)
-    })
+/// What a command comes to, if it does within its time.
+async fn in_time<T>(
+    lane: &Lane,
+    asked: Instant,
+    within: Duration,
+    command: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    match timeout_at(asked + within, command).await {
+        Ok(result) => result.map_err(|fault| fault.judged(asked.elapsed(), within)),
+        Err(_) => {
+            let fault = Fault::Timeout.judged(asked.elapsed(), within);
+            lane.gave_up(&fault);
+            Err(fault)
+        }
+    }
 }
 
 enum Joined {
