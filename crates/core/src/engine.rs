@@ -10,6 +10,7 @@ use crate::{
     budget::Budget,
     fill,
     flights::Lead,
+    headers::KeyFor,
     layer::Rules,
     lease::Lease,
     nested::Around,
@@ -70,9 +71,9 @@ impl Front {
         let (mut head, body) = request.into_parts();
         let around = Around::take(&self.cache, &mut head);
         let patience = around.as_ref().map_or(self.cache.shared.settings.store_budget, |around| around.patience);
-        let shows_key = self.rules.headers.shows_key(&mut head);
+        let key_for = self.rules.headers.key_for(&mut head);
         let seed = if self.rules.policy.early == Early::Never { 1.0 } else { fastrand::f64() };
-        let marks = Marks { shows_key, is_nested: around.is_some(), is_background: false, seed };
+        let marks = Marks { key_for, is_nested: around.is_some(), is_background: false, seed };
         let metrics = self.metrics(&head);
         let visit = Visit { front: self, metrics: &metrics, marks, reads: None };
         let has_content = !body.is_end_stream() && body.size_hint().exact() != Some(0);
@@ -106,7 +107,7 @@ impl Front {
             Intake::Bypass(reason) => Err(reason),
             Intake::Lookup(lookup) => Ok((lookup, key)),
         };
-        let marks = Marks { shows_key: false, is_nested: false, is_background: false, seed: fastrand::f64() };
+        let marks = Marks { key_for: KeyFor::None, is_nested: false, is_background: false, seed: fastrand::f64() };
         let metrics = self.metrics(&head).into_owned();
         let patience = self.cache.shared.settings.store_budget;
         let stay = Stay { front: self, metrics, marks, patience, left: None, reads: Some(reads) };
@@ -158,8 +159,7 @@ struct Visit<'f> {
 
 #[derive(Clone, Copy)]
 struct Marks {
-    /// Whether the response tells the key.
-    shows_key: bool,
+    key_for: KeyFor,
     /// Whether another layer of the same cache is around this one, and leaves the decisions to it.
     is_nested: bool,
     /// Whether nobody waits for the answer, and so nobody counts it.

@@ -30,22 +30,23 @@ pub enum DebugHeaders {
 impl DebugHeaders {
     /// `X-Cache-Key` only for requests whose `X-Cache-Debug` is `token`. An empty token lets nobody in.
     ///
-    /// The request header is removed before the inner service sees it.
+    /// The request header is removed before the inner service sees it. A response that tells the key to such a request says
+    /// `Cache-Control: private` besides, so that no shared cache on the way keeps it for others.
     pub fn token(token: &str) -> Self {
         Self::Token(token.into())
     }
 
-    /// Whether the response to this request tells the key.
-    pub(crate) fn shows_key(&self, head: &mut Parts) -> bool {
+    /// Who may see the key in the response to this request.
+    pub(crate) fn key_for(&self, head: &mut Parts) -> KeyFor {
         match self {
-            Self::Key => true,
-            Self::Status | Self::Off => false,
+            Self::Key => KeyFor::All,
+            Self::Status | Self::Off => KeyFor::None,
             Self::Token(token) => {
                 let before = head.extensions.remove().map(|Shown(before)| before);
-                let Some(shown) = head.headers.remove(X_CACHE_DEBUG).or(before) else { return false };
+                let Some(shown) = head.headers.remove(X_CACHE_DEBUG).or(before) else { return KeyFor::None };
                 let is_right = !token.is_empty() && equal(shown.as_bytes(), token.as_bytes());
                 head.extensions.insert(Shown(shown));
-                is_right
+                if is_right { KeyFor::Client } else { KeyFor::None }
             }
         }
     }
@@ -58,6 +59,15 @@ impl DebugHeaders {
             (_, Some(key)) => Tells::Key(key),
         }
     }
+}
+
+/// Who may see the key in a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyFor {
+    None,
+    /// This client, and nobody else.
+    Client,
+    All,
 }
 
 /// What a layer has taken out of a request, for the layers further in.

@@ -100,6 +100,25 @@ async fn the_token_never_reaches_the_service_within() {
     }
 }
 
+/// What tells the key to one client is kept for others by no cache on the way, and what is stored here stays as it came.
+#[tokio::test(start_paused = true)]
+async fn what_the_holder_of_a_token_is_told_is_private() {
+    let stage = Stage::new(layer(&DebugHeaders::token("open sesame")), |_, _| {
+        reply(200, &[("cache-control", "public, max-age=60")], "page")
+    });
+    for (shown, path, says) in [
+        ("open sesame", "/page", "public, max-age=60, private"),
+        ("", "/page", "public, max-age=60"),
+        ("open sesame", "/page", "public, max-age=60, private"),
+        ("wrong", "/page", "public, max-age=60"),
+        ("wrong", "/other", "public, max-age=60"),
+    ] {
+        let answer = stage.ask("GET", path, &[("x-cache-debug", shown)]).await;
+        assert_eq!(answer.field("cache-control"), says, "{shown:?} {path}");
+    }
+    assert_eq!(stage.calls(), 2);
+}
+
 /// A stored response is delivered in the form that its first delivery has made.
 #[tokio::test(start_paused = true)]
 async fn layers_that_share_an_entry_tell_each_their_own() {

@@ -1,14 +1,9 @@
 //! What the client gets of what is stored, and what it is told of how that came.
 
 use super::{Grant, Visit};
-use crate::{
-    body::CacheBody,
-    fill::{self},
-    nested::Decided,
-    share::Following,
-};
+use crate::{body::CacheBody, fill, headers::KeyFor, nested::Decided, share::Following};
 use bytes::Bytes;
-use http::{Extensions, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header::CACHE_CONTROL};
 use http_body::Body;
 use larder_semantics::{
     Hit, Key, Outcome, Reason, Timestamp,
@@ -41,7 +36,7 @@ impl<'f> Visit<'f> {
         let body = if is_whole { CacheBody::following(following) } else { CacheBody::stored(Bytes::new()) };
         let mut response = Response::new(body);
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        self.mark(response.extensions_mut());
+        self.mark(&mut response);
         response
     }
 
@@ -88,7 +83,7 @@ impl<'f> Visit<'f> {
         let Answer { status, headers, body, .. } = hit.answer(self.sign(outcome, key), now);
         let mut response = Response::new(CacheBody::stored(body));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);
-        self.mark(response.extensions_mut());
+        self.mark(&mut response);
         response
     }
 
@@ -100,7 +95,7 @@ impl<'f> Visit<'f> {
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
         self.sign(Outcome::Shed { reason }, key).write(response.headers_mut(), None);
-        self.mark(response.extensions_mut());
+        self.mark(&mut response);
         response
     }
 
@@ -113,15 +108,19 @@ impl<'f> Visit<'f> {
         if !self.marks.is_background {
             self.metrics.request(outcome.reason());
         }
-        let key = key.filter(|_| self.marks.shows_key);
+        let key = key.filter(|_| self.marks.key_for != KeyFor::None);
         let tells = self.front.rules.headers.tells(key);
         Signature { identifier: self.front.cache.identifier(), outcome, tells }
     }
 
-    /// Tells a layer of the same cache around this one that everything is decided.
-    pub(super) fn mark(&self, extensions: &mut Extensions) {
+    /// Tells a layer of the same cache around this one that everything is decided, and caches on the way what is for this
+    /// client alone.
+    pub(super) fn mark<B>(&self, response: &mut Response<B>) {
         if self.marks.is_nested {
-            extensions.insert(Decided(self.front.cache.clone()));
+            response.extensions_mut().insert(Decided(self.front.cache.clone()));
+        }
+        if self.marks.key_for == KeyFor::Client {
+            let _ = response.headers_mut().try_append(CACHE_CONTROL, HeaderValue::from_static("private"));
         }
     }
 }

@@ -244,7 +244,8 @@ impl Stay {
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
         self.front.rules.policy.strip(&mut head.headers);
         self.visit().sign(outcome, key.as_ref().map(|key| &key.key)).write(&mut head.headers, None);
-        self.visit().mark(&mut head.extensions);
-        Response::from_parts(head, body)
+        let mut response = Response::from_parts(head, body);
+        self.visit().mark(&mut response);
+        response
     }
 }
