@@ -1,7 +1,7 @@
 //! What goes wrong between here and Redis, and which store error it is.
 
 use larder::store::StoreError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why a command has no reply that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +41,10 @@ impl Fault {
         self.code() == Some(code)
     }
 
-    /// The same of a command that ended after `took`, and had `within`. A process that comes to it so much later has not looked
-    /// for the reply either, which tells nothing of the server.
-    pub(crate) fn judged(self, took: Duration, within: Duration) -> Self {
-        if self == Self::Timeout && took > within + within / 4 { Self::Overslept } else { self }
+    /// The same of a command that had `within`, and is given up at `now` instead of at `due`. A process that comes so much too
+    /// late has not looked for the reply either, which tells nothing of the server.
+    pub(crate) fn judged(self, due: Instant, now: Instant, within: Duration) -> Self {
+        if self == Self::Timeout && now > due + within / 4 { Self::Overslept } else { self }
     }
 
     /// Whether it says that the connection, or the server as a whole, is ill.
@@ -119,10 +119,15 @@ mod tests {
 
     #[test]
     fn who_looks_too_late_does_not_blame_the_server() {
-        let within = Duration::from_millis(100);
-        assert_eq!(Fault::Timeout.judged(within, within), Fault::Timeout);
-        assert_eq!(Fault::Timeout.judged(within * 3 / 2, within), Fault::Overslept);
-        assert_eq!(Fault::Down.judged(within * 3 / 2, within), Fault::Down);
+        let (due, within) = (Instant::now(), Duration::from_millis(100));
+        for (fault, late, judged) in [
+            (Fault::Timeout, 0, Fault::Timeout),
+            (Fault::Timeout, 25, Fault::Timeout),
+            (Fault::Timeout, 26, Fault::Overslept),
+            (Fault::Down, 26, Fault::Down),
+        ] {
+            assert_eq!(fault.judged(due, due + Duration::from_millis(late), within), judged, "{late} ms");
+        }
     }
 
     #[test]

@@ -249,7 +249,8 @@ impl Lane {
 
     /// Takes note of what a command came to, which nobody blames on the server if this process was late.
     fn judged<T>(&self, result: Result<T, Fault>, asked: Instant, patience: Patience) -> Result<T, Fault> {
-        let result = result.map_err(|fault| fault.judged(asked.elapsed(), self.dialer.time_for(patience)));
+        let within = self.dialer.time_for(patience);
+        let result = result.map_err(|fault| fault.judged(asked + within, Instant::now(), within));
         self.note(&result);
         result
     }

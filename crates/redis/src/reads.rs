@@ -8,7 +8,6 @@ use crate::{client::Reply, fault::Fault, lane::Lane};
 use bytes::Bytes;
 use std::{
     collections::{HashMap, VecDeque},
-    future::Future,
     mem,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -68,9 +67,26 @@ impl Reads {
     pub(crate) async fn get(self: &Arc<Self>, key: Bytes) -> Result<Reply, Fault> {
         let asked = Instant::now();
         match self.join(&key, asked) {
-            Joined::Sends(_turn) => in_time(&self.lane, asked, self.within, self.lane.get(key)).await,
+            Joined::Sends(_turn) => self.get_alone(key, asked).await,
             Joined::Waits(answer) => answer.await.unwrap_or(Err(Fault::Down)),
         }
+    }
+
+    /// Reads a key that was asked for at this time.
+    async fn get_alone(&self, key: Bytes, asked: Instant) -> Result<Reply, Fault> {
+        let due = asked + self.within;
+        match timeout_at(due, self.lane.get(key)).await {
+            Ok(result) => result.map_err(|fault| self.judged(fault, due)),
+            Err(_) => {
+                let fault = self.judged(Fault::Timeout, due);
+                self.lane.gave_up(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    fn judged(&self, fault: Fault, due: Instant) -> Fault {
+        fault.judged(due.into(), Instant::now().into(), self.within)
     }
 
     fn join(self: &Arc<Self>, key: &Bytes, asked: Instant) -> Joined {
@@ -96,19 +112,23 @@ impl Reads {
         next
     }
 
-    async fn answer(&self, together: Vec<Waiting>) {
+    /// Answers those who wait, who could have been asked for since `called`.
+    async fn answer(self: &Arc<Self>, together: Vec<Waiting>, called: Instant) {
         let (keys, places) = distinct(together.iter().map(|waiting| &waiting.key));
         let mut together: VecDeque<_> = together.into_iter().zip(places).collect();
+        let sent = Instant::now();
+        let lag = sent - called;
         let mut command = pin!(self.lane.get_all(keys));
         let mut last = Fault::Overslept;
         let result = loop {
             // They came one after the other, so that the first is the first to have waited long enough.
             let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
-            if let Ok(result) = timeout_at(first.asked + self.within, command.as_mut()).await {
-                break result;
+            let due = Instant::now().max(first.asked + self.within);
+            if let Ok(result) = timeout_at(due, command.as_mut()).await {
+                break result.map_err(|fault| self.judged(fault, called + self.within));
             }
             if let Some((first, _)) = together.pop_front() {
-                last = Fault::Timeout.judged(first.asked.elapsed(), self.within);
+                last = self.judged(Fault::Timeout, due - lag);
                 let _ = first.answer.send(Err(last.clone()));
             }
         };
@@ -121,14 +141,13 @@ impl Reads {
             // A server that refuses to read many keys at once may still read one.
             Err(fault @ Fault::Server(_)) if !fault.is_outage() => {
                 for (Waiting { key, asked, answer }, _) in together {
-                    let lane = self.lane.clone();
-                    let within = self.within;
-                    self.runtime.spawn(async move { answer.send(in_time(&lane, asked, within, lane.get(key)).await) });
+                    let reads = self.clone();
+                    self.runtime.spawn(async move { answer.send(reads.get_alone(key, asked).await) });
                 }
             }
             Err(fault) => {
                 for (waiting, _) in together {
-                    let _ = waiting.answer.send(Err(fault.clone().judged(waiting.asked.elapsed(), self.within)));
+                    let _ = waiting.answer.send(Err(fault.clone()));
                 }
             }
         }
@@ -153,23 +172,6 @@ fn distinct<'a>(keys: impl Iterator<Item = &'a Bytes>) -> (Vec<Bytes>, Vec<usize
     (distinct, places)
 }
 
-/// What a command comes to, if it does within its time.
-async fn in_time<T>(
-    lane: &Lane,
-    asked: Instant,
-    within: Duration,
-    command: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    match timeout_at(asked + within, command).await {
-        Ok(result) => result.map_err(|fault| fault.judged(asked.elapsed(), within)),
-        Err(_) => {
-            let fault = Fault::Timeout.judged(asked.elapsed(), within);
-            lane.gave_up(&fault);
-            Err(fault)
-        }
-    }
-}
-
 enum Joined {
     Sends(Turn),
     Waits(oneshot::Receiver<Result<Reply, Fault>>),
@@ -182,8 +184,8 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let together = self.0.next();
         if !together.is_empty() {
-            let turn = Self(self.0.clone());
-            self.0.runtime.spawn(async move { turn.0.answer(together).await });
+            let (turn, called) = (Self(self.0.clone()), Instant::now());
+            self.0.runtime.spawn(async move { turn.0.answer(together, called).await });
         }
     }
 }
