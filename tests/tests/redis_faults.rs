@@ -13,9 +13,9 @@ use axum::{
 };
 use bytes::Bytes;
 use larder::{
-    Cache,
+    Cache, Deadlines, Guard,
     semantics::EntryKey,
-    store::{Claim, Filled, Seen, Store, StoreError, Ticket, TicketKind},
+    store::{Claim, Filled, Found, Seen, Store, StoreError, Ticket, TicketKind},
 };
 use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
@@ -28,7 +28,7 @@ use metrics_util::{
 use redis_entries::*;
 use std::{
     future::Future,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     task::{Context, Waker},
     time::{Duration, Instant},
 };
@@ -160,6 +160,30 @@ async fn too_many_at_once_is_busy_and_no_outage() {
     let busy = outcomes.iter().filter(|outcome| **outcome == Err(StoreError::Busy)).count();
     assert!(well >= 8 && busy > 0 && well + busy == 100, "{well} well, {busy} busy");
     assert!(!StoreError::Busy.is_outage());
+}
+
+/// The replies come while this process does not look, and so does the end of their time.
+#[tokio::test]
+async fn a_process_that_stalls_does_not_blame_redis() {
+    let server = RedisServer::start();
+    let guard = Guard::new(connect(&server.url()).await, Deadlines::default());
+    let guard = Arc::new(guard);
+    for _ in 0..5 {
+        let mut reads = JoinSet::new();
+        for number in 0..50 {
+            let guard = guard.clone();
+            reads.spawn(async move { guard.get(&key_of(number)).await });
+        }
+        // They are sent, and nothing is read before the stall is over.
+        tokio::task::yield_now().await;
+        std::thread::sleep(3 * READ_TIMEOUT);
+        let outcomes = reads.join_all().await;
+        let blames = |outcome: &&Result<Found, StoreError>| matches!(outcome, Err(error) if *error != StoreError::Busy);
+        let blaming: Vec<_> = outcomes.iter().filter(blames).collect();
+        assert!(blaming.is_empty(), "{blaming:?}");
+        let outcome = guard.get(&key_of(0)).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
 }
 
 /// Reads that wait for others' turns have no timer each, and yet each has its own time, whenever it was asked.

@@ -78,8 +78,9 @@ impl<S: Store> Guard<S> {
     fn note<T>(&self, side: Side, took: Duration, deadline: Duration, result: &Result<T, StoreError>, ended: Instant) {
         let call = match result {
             Err(error) if counts(side, error) => Call::Failed,
-            // It tells of this process.
+            // Both tell of this process: who looks in time gives up in time.
             Err(StoreError::Busy) => return,
+            _ if is_late(took, deadline) => return,
             _ if took > deadline / 2 => Call::Slow,
             _ => Call::Well,
         };
@@ -158,9 +159,8 @@ impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<
                 }
                 let Some(over) = this.over.as_pin_mut() else { return Poll::Pending };
                 ready!(over.poll(context));
-                // A process that comes to it so late has not looked for the answer either.
-                let is_late = began.elapsed() > deadline + deadline / 4;
-                Err(if is_late { StoreError::Busy } else { StoreError::Timeout })
+                // Then it has not looked for the answer either.
+                Err(if is_late(began.elapsed(), deadline) { StoreError::Busy } else { StoreError::Timeout })
             }
         };
         if has_breaker {
@@ -169,6 +169,11 @@ impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<
         }
         Poll::Ready(result)
     }
+}
+
+/// Whether an operation ends so long after its time that this process has not looked when it was over.
+fn is_late(took: Duration, deadline: Duration) -> bool {
+    took > deadline + deadline / 4
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -112,23 +112,23 @@ impl Reads {
         next
     }
 
-    /// Answers those who wait, who could have been asked for since `called`.
-    async fn answer(self: &Arc<Self>, together: Vec<Waiting>, called: Instant) {
+    async fn answer(self: &Arc<Self>, together: Vec<Waiting>) {
         let (keys, places) = distinct(together.iter().map(|waiting| &waiting.key));
         let mut together: VecDeque<_> = together.into_iter().zip(places).collect();
         let sent = Instant::now();
-        let lag = sent - called;
         let mut command = pin!(self.lane.get_all(keys));
         let mut last = Fault::Overslept;
         let result = loop {
             // They came one after the other, so that the first is the first to have waited long enough.
             let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
-            let due = Instant::now().max(first.asked + self.within);
-            if let Ok(result) = timeout_at(due, command.as_mut()).await {
-                break result.map_err(|fault| self.judged(fault, called + self.within));
+            let due = first.asked + self.within;
+            // Whose time was over before has at least this moment.
+            if let Ok(result) = timeout_at(due.max(Instant::now()), command.as_mut()).await {
+                break result.map_err(|fault| self.judged(fault, sent + self.within));
             }
             if let Some((first, _)) = together.pop_front() {
-                last = self.judged(Fault::Timeout, due - lag);
+                // The server was not asked for it in time, and those for whom it was have told of it.
+                last = if due <= sent { Fault::Overslept } else { self.judged(Fault::Timeout, due) };
                 let _ = first.answer.send(Err(last.clone()));
             }
         };
@@ -184,8 +184,8 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let together = self.0.next();
         if !together.is_empty() {
-            let (turn, called) = (Self(self.0.clone()), Instant::now());
-            self.0.runtime.spawn(async move { turn.0.answer(together, called).await });
+            let turn = Self(self.0.clone());
+            self.0.runtime.spawn(async move { turn.0.answer(together).await });
         }
     }
 }
