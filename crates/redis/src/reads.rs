@@ -27,6 +27,10 @@ const ABREAST: usize = 2;
 /// The most that are sent together, so that none waits for many bodies of others.
 const TOGETHER: usize = 32;
 
+/// How long a command has at least, for those whose time was over before it was sent: where a stall of this process is why,
+/// the reply is there at once.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// The reads of one connection.
 ///
 /// None waits longer than it may, and yet those that wait have no timer each. They are sent in the order in which they
@@ -122,8 +126,7 @@ impl Reads {
             // They came one after the other, so that the first is the first to have waited long enough.
             let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
             let due = first.asked + self.within;
-            // Whose time was over before has at least this moment.
-            if let Ok(result) = timeout_at(due.max(Instant::now()), command.as_mut()).await {
+            if let Ok(result) = timeout_at(due.max(sent + MOMENT), command.as_mut()).await {
                 break result.map_err(|fault| self.judged(fault, sent + self.within));
             }
             if let Some((first, _)) = together.pop_front() {
