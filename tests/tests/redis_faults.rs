@@ -174,7 +174,8 @@ async fn a_process_that_stalls_does_not_blame_redis() {
             let guard = guard.clone();
             reads.spawn(async move { guard.get(&key_of(number)).await });
         }
-        // They are sent, and nothing is read before the stall is over.
+        // They are sent, and the only thread reads nothing before the stall is over: the wire is the subject, whose replies no
+        // clock holds back that can be moved.
         tokio::task::yield_now().await;
         std::thread::sleep(3 * READ_TIMEOUT);
         let outcomes = reads.join_all().await;

@@ -6,16 +6,13 @@
 
 use crate::{
     key::Key,
+    lasting::Lasting,
     reason::{Outcome, Reason, Verdict},
     signature::{CACHE_STATUS, Signature, Tells, X_CACHE, X_CACHE_KEY},
     status::{cache_status, seconds},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use std::{
-    cell::RefCell,
-    collections::BTreeSet,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::{cell::RefCell, sync::OnceLock};
 
 /// The headers of a stored response with room for what a delivery tells, made by the first one.
 #[derive(Debug, Default)]
@@ -182,12 +179,9 @@ const LONGEST_NAME: usize = 64;
 
 /// The same name, of which nobody counts who has it: programs know few, so those that come first are kept for good.
 fn lasting_name(name: &HeaderName) -> HeaderName {
-    static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if !names.contains(name.as_str()) && names.len() < MOST_NAMES && name.as_str().len() <= LONGEST_NAME {
-        names.insert(Box::leak(name.as_str().into()));
-    }
-    names.get(name.as_str()).map_or_else(|| name.clone(), |known| HeaderName::from_static(known))
+    static NAMES: Lasting = Lasting::new();
+    let most = if name.as_str().len() <= LONGEST_NAME { MOST_NAMES } else { 0 };
+    NAMES.keep(name.as_str(), most).map_or_else(|| name.clone(), HeaderName::from_static)
 }
 
 /// The same value, of which nobody counts who has it if it is a common one, or a number; what is sensitive stays so.

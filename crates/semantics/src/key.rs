@@ -4,16 +4,14 @@
 //! A key is a text of parts with colons between them. What stands in a part and could be read as structure, as a
 //! pattern or as a control byte is percent-encoded, the percent sign itself included.
 
-use crate::{stored::EntryId, vary::VariantId};
+use crate::{lasting::Lasting, stored::EntryId, vary::VariantId};
 use http::{
     HeaderValue, Method, Uri, header, request,
     uri::{Authority, PathAndQuery},
 };
 use std::{
-    collections::BTreeSet,
     fmt::{self, Write},
     hash::{Hash, Hasher},
-    sync::{Mutex, PoisonError},
 };
 
 /// The longest text of a key in bytes; a longer one is cut, and a digest of the whole put in the place of the rest.
@@ -302,15 +300,10 @@ impl Default for Namespace {
     }
 }
 
-/// The same name, kept once and for good: a program has few, and every request copies one.
+/// The same name, kept for good: a program has few, and every request copies one.
 fn lasting(name: &str) -> &'static str {
-    static NAMES: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    names.get(name).copied().unwrap_or_else(|| {
-        let kept = Box::leak(Box::from(name));
-        names.insert(kept);
-        kept
-    })
+    static NAMES: Lasting = Lasting::new();
+    NAMES.keep(name, usize::MAX).unwrap_or_default()
 }
 
 /// A namespace's name is not one.
@@ -326,7 +319,8 @@ impl fmt::Display for NamespaceError {
 impl std::error::Error for NamespaceError {}
 
 impl Namespace {
-    /// The namespace `name`, with the schema version of what is kept in it.
+    /// The namespace `name`, with the schema version of what is kept in it. The name stays in memory for as long as the
+    /// program runs.
     ///
     /// # Errors
     ///

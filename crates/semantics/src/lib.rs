@@ -35,6 +35,7 @@ pub mod freshness;
 pub mod groups;
 pub mod invalidation;
 pub mod key;
+mod lasting;
 mod partial;
 pub mod pattern;
 pub mod policy;
