@@ -107,6 +107,23 @@ async fn it_behaves_behind_a_guard_and_a_near_store_that_is_told_or_not() {
     }
 }
 
+/// It was stored between the look-up and the claim, and its tag had been invalidated before this process began.
+#[tokio::test]
+async fn what_was_invalidated_on_its_way_is_not_kept_near_by_who_claims() {
+    let server = RedisServer::start();
+    let one = connect(&server.url()).await;
+    let (key, ticket) = (key("a"), claim(&one, &key("a")).await);
+    one.purge(&key.namespace, &Purge::tag("t")).await.expect("a purge");
+    let mut late = Arc::unwrap_or_clone(entry(&one, "late"));
+    let Content::Response(response) = &mut late.content else { panic!("a response") };
+    (response.tags, response.born) = (vec!["t".to_owned()], ticket.born);
+    assert_eq!(one.fill(ticket, filling(&key, &Arc::new(late))).await, Ok(Filled::Stored));
+    let two = Tiered::new(MemoryStore::default(), connect(&server.url()).await);
+    let claimed = two.claim(&key, Seen::Absent).await;
+    assert!(matches!(claimed, Ok(Claim::Granted(_))), "{claimed:?}");
+    assert!(matches!(two.get(&key).await, Ok(Found::Invalidated(_))));
+}
+
 /// Case 19: none of the commands that walk through all keys is among them.
 #[tokio::test]
 async fn it_behaves_for_a_user_who_may_do_nothing_else() {

@@ -26,7 +26,8 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Reads the entry at `key` again and, if what is there is only what `seen` tells, places a ticket for it.
+    /// Reads the entry at `key` again and, if what is there is only what `seen` tells, places a ticket for it. What has been
+    /// invalidated is as if it were not there.
     ///
     /// For a variant, the resource's rule must still be the one that the variant belongs to.
     fn claim(&self, key: &EntryKey, seen: Seen) -> impl Future<Output = Result<Claim, StoreError>> + Send;
@@ -192,14 +193,14 @@ pub enum Seen {
 /// What came of a claim.
 #[derive(Debug)]
 pub enum Claim {
-    /// There is an entry after all, newer than what was seen.
+    /// There is an entry after all, newer than what was seen, and no tag of it has been invalidated: as [`Found::Entry`].
     Found(Arc<Entry>),
     /// The answer may be filled with this ticket.
     Granted(Ticket),
     /// Someone else holds the ticket.
     Held,
-    /// What was seen is gone, or the rule of the variant: the resource is to be looked up anew, as what was purged is not to be
-    /// confirmed by the origin.
+    /// What was seen is gone or invalidated, or the rule of the variant: the resource is to be looked up anew, as what was
+    /// purged is not to be confirmed by the origin.
     Moved,
     /// The resource is being written: what the origin answers is not to be stored.
     Marked,

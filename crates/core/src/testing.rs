@@ -204,8 +204,12 @@ async fn a_tag_reaches_what_was_fetched_before_it_was_invalidated(store: &impl S
     let late = on_its_way.key.clone();
     let entry = tagged(store, &on_its_way, &[&a], "late");
     let filled = store.fill(on_its_way, filling(&late, &entry)).await;
-    let is_found = matches!(store.get(&late).await, Ok(Found::Entry(..)));
-    assert!(!is_found, "it was asked for before the purge: {filled:?}");
+    let is_found = async || matches!(store.get(&late).await, Ok(Found::Entry(..)));
+    assert!(!is_found().await, "it was asked for before the purge: {filled:?}");
+    let claimed = store.claim(&late, Seen::Entry(id())).await;
+    assert!(matches!(claimed, Ok(Claim::Moved)), "what was seen is not what is there: {claimed:?}");
+    drop(claim(store, &late, Seen::Absent).await);
+    assert!(!is_found().await, "what a claim has read is no newer");
     let ticket = claim(store, &one, Seen::Entry(first.id)).await;
     let entry = tagged(store, &ticket, &[&a, &b], "new");
     assert_eq!(store.fill(ticket, filling(&one, &entry)).await, Ok(Filled::Stored));

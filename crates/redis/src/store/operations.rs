@@ -80,18 +80,24 @@ impl Drop for Offer {
 impl Core {
     /// Reads an entry, and whether its tags still let it answer.
     pub(super) async fn get_valid(&self, key: &EntryKey, name: &str) -> Result<Found, Fault> {
-        let found = self.get(name).await?;
-        let Found::Entry(entry, copied) = &found else { return Ok(found) };
-        let Content::Response(response) = &entry.content else { return Ok(found) };
-        let log = self.logs.of(&key.namespace);
+        match self.get(name).await? {
+            Found::Entry(entry, copied) => self.judge(&key.namespace, entry, copied).await,
+            found => Ok(found),
+        }
+    }
+
+    /// What invalidations have left of an entry.
+    async fn judge(&self, namespace: &Namespace, entry: Arc<Entry>, copied: Copied) -> Result<Found, Fault> {
+        let Content::Response(response) = &entry.content else { return Ok(Found::Entry(entry, copied)) };
+        let log = self.logs.of(namespace);
         let standing = match log.known_standing(&response.tags, response.born) {
             Some(standing) => standing,
             // Boxed, as it is rare, and large enough to tell in every other read.
             None => Box::pin(log.standing(&response.tags, response.born)).await?,
         };
         Ok(match standing {
-            Standing::Valid => found,
-            Standing::StaleSince(at) => Found::Entry(Arc::new(entry.stale_since(at)), *copied),
+            Standing::Valid => Found::Entry(entry, copied),
+            Standing::StaleSince(at) => Found::Entry(Arc::new(entry.stale_since(at)), copied),
             Standing::Gone => Found::Invalidated(entry.id),
         })
     }
@@ -193,6 +199,7 @@ impl Core {
         };
         let keys = [place.tickets.as_str(), &place.name, &place.base, &place.marks];
         loop {
+            let had_seen = !seen.is_empty();
             let arguments = [place.field.clone(), text(nonce), ticket_life(), seen, rule.clone()];
             let mut answer = self.data.run(Patience::Read, "claim", &keys, &arguments).await?.into_iter();
             match (word(answer.next())?.as_ref(), answer.next()) {
@@ -202,11 +209,16 @@ impl Core {
                 (b"marked", None) => return Ok(Claim::Marked),
                 (b"uncacheable", None) => return Ok(Claim::Uncacheable),
                 (b"found", Some(Reply::Bytes(bytes))) => {
-                    if let Ok(entry) = self.read(&place.name, bytes).await? {
-                        return Ok(Claim::Found(entry));
-                    }
-                    // For that, the script grants a ticket or says who has it, so this is the last round.
-                    seen = UNREADABLE;
+                    // For what cannot be read, the script grants a ticket or says who has it; so it does for what is
+                    // invalidated, unless that has been replaced.
+                    seen = match self.read(&place.name, bytes).await? {
+                        Err(_) => UNREADABLE,
+                        Ok(entry) => match self.judge(&key.namespace, entry, Copied::Far).await? {
+                            Found::Entry(entry, _) => return Ok(Claim::Found(entry)),
+                            Found::Invalidated(id) if !had_seen => Bytes::copy_from_slice(&id.0),
+                            _ => return Ok(Claim::Moved),
+                        },
+                    };
                 }
                 _ => return Err(unexpected()),
             }
