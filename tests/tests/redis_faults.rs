@@ -354,7 +354,7 @@ async fn a_foreign_reply_never_reaches_anybody() {
                 if round % 10 == 0 {
                     // A claim of what is there finds just that, or fails.
                     match store.claim(&key_of(number), Seen::Absent).await {
-                        Ok(Claim::Found(found)) => {
+                        Ok(Claim::Found(found, _)) => {
                             assert_eq!(body_of(&found), Some(text(number)), "the body of another key");
                         }
                         Ok(Claim::Granted(ticket)) => panic!("{ticket:?} of an entry that is there"),

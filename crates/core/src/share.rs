@@ -2,6 +2,7 @@
 
 use crate::{
     fill::Fill,
+    store::Copied,
     stream::{Cut, Reader, Source, Stream},
 };
 use bytes::Bytes;
@@ -25,6 +26,8 @@ pub(crate) enum Fetched {
     Coming(Weak<dyn Shared>),
     /// A whole response.
     Whole(Filling),
+    /// What was in the store after all: nothing was fetched.
+    Found(Filling, Copied),
 }
 
 /// A body that is read by others too, whatever it is made of.
@@ -213,6 +216,7 @@ impl fmt::Debug for Fetched {
         match self {
             Self::Coming(_) => f.write_str("Coming"),
             Self::Whole(filling) => f.debug_tuple("Whole").field(filling).finish(),
+            Self::Found(filling, copied) => f.debug_tuple("Found").field(filling).field(copied).finish(),
         }
     }
 }

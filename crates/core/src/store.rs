@@ -194,7 +194,7 @@ pub enum Seen {
 #[derive(Debug)]
 pub enum Claim {
     /// There is an entry after all, newer than what was seen, and no tag of it has been invalidated: as [`Found::Entry`].
-    Found(Arc<Entry>),
+    Found(Arc<Entry>, Copied),
     /// The answer may be filled with this ticket.
     Granted(Ticket),
     /// Someone else holds the ticket.

@@ -121,7 +121,7 @@ async fn a_miss_is_claimed_filled_and_found(store: &impl Store) {
     assert_eq!(found(store, &key).await, None);
     fill(store, &key, &entry).await;
     assert_eq!(found(store, &key).await, Some(entry.clone()));
-    assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Found(there)) if there == entry));
+    assert!(matches!(store.claim(&key, Seen::Absent).await, Ok(Claim::Found(there, _)) if there == entry));
     assert_eq!(purge(store, &key).await, 1);
     assert_eq!(found(store, &key).await, None);
     assert_eq!(purge(store, &key).await, 0);
@@ -463,10 +463,10 @@ async fn a_late_release_leaves_the_successor_alone(store: &impl Store) {
 async fn what_was_seen_can_be_replaced_and_what_is_newer_is_given(store: &impl Store) {
     let (key, old, new) = (key(), response(store, "old"), response(store, "new"));
     fill(store, &key, &old).await;
-    assert!(matches!(store.claim(&key, Seen::Entry(id())).await, Ok(Claim::Found(there)) if there == old));
+    assert!(matches!(store.claim(&key, Seen::Entry(id())).await, Ok(Claim::Found(there, _)) if there == old));
     let ticket = claim(store, &key, Seen::Entry(old.id)).await;
     assert_eq!(store.fill(ticket, filling(&key, &new)).await, Ok(Filled::Stored));
-    assert!(matches!(store.claim(&key, Seen::Entry(old.id)).await, Ok(Claim::Found(there)) if there == new));
+    assert!(matches!(store.claim(&key, Seen::Entry(old.id)).await, Ok(Claim::Found(there, _)) if there == new));
     let ticket = claim(store, &key, Seen::Unreadable).await;
     store.release(ticket, Unused::NoAnswer).await.expect("a release");
 }
@@ -531,7 +531,7 @@ async fn variants_of_a_purged_rule_never_come_back(store: &impl Store) {
     let key = key();
     let (old_rule, old, _) = varying(store, &key, "old").await;
     purge(store, &key).await;
-    assert!(matches!(store.claim(&old, Seen::Entry(id())).await, Ok(Claim::Moved | Claim::Found(_))));
+    assert!(matches!(store.claim(&old, Seen::Entry(id())).await, Ok(Claim::Moved | Claim::Found(..))));
     let unknown = key.of_variant(VariantId { rule: old_rule.id, digest: id() });
     assert!(matches!(store.claim(&unknown, Seen::Absent).await, Ok(Claim::Moved)));
     let (new_rule, _, _) = varying(store, &key, "new").await;

@@ -186,7 +186,7 @@ impl<S: Store> Store for Tiered<S> {
         let epoch = self.near.store.epoch(key);
         let claim = self.far.claim(key, seen).await?;
         match &claim {
-            Claim::Found(entry) => self.keep(epoch, key, entry, self.near_life),
+            Claim::Found(entry, _) => self.keep(epoch, key, entry, self.near_life),
             // What is looked up anew is not to be a copy of what is gone.
             Claim::Moved => _ = self.near.store.forget(&key.resource()),
             _ => {}

@@ -49,7 +49,7 @@ async fn ask(
     let origin = service_fn(|_: Request<Empty<Bytes>>| async {
         let response =
             fields.iter().fold(Response::builder(), |response, (name, value)| response.header(*name, *value));
-        Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(b"page"))).unwrap())
+        Ok::<_, Infallible>(response.body(page()).unwrap())
     });
     let began = Instant::now();
     let request = Request::builder().method(method).uri(path).body(Empty::<Bytes>::new()).unwrap();
@@ -60,8 +60,31 @@ async fn ask(
     (text("x-cache"), detail, began.elapsed())
 }
 
+fn page() -> Full<Bytes> {
+    Full::new(Bytes::from_static(b"page"))
+}
+
 fn unavailable() -> StoreError {
     StoreError::Unavailable("closed".to_owned())
+}
+
+/// A crowd of which too many read at once: nobody goes to the origin for what is stored.
+#[tokio::test]
+async fn what_is_found_by_who_could_only_claim_is_for_all_who_follow() {
+    let (store, layer) = cached();
+    assert_eq!(get(&layer, "/a").await.0, "MISS");
+    let before = store.operations();
+    store.set(Fault::RefusesReads(StoreError::Busy));
+    let mut crowd = JoinSet::new();
+    for _ in 0..100 {
+        let origin = service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(page())) });
+        crowd.spawn(layer.layer(origin).oneshot(Request::get("/a").body(Empty::<Bytes>::new()).unwrap()));
+    }
+    for answer in crowd.join_all().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.headers()["x-cache"], "HIT", "{:?}", answer.headers());
+    }
+    assert_eq!(store.operations() - before, 100 + 1, "one of them claims");
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ pub enum Fault {
     Fails(StoreError),
     /// Every operation but reads fails at once.
     RefusesWrites(StoreError),
+    /// Every read fails at once, and the rest takes a moment.
+    RefusesReads(StoreError),
     /// No operation ever ends.
     Hangs,
     /// Every operation takes so long.
@@ -82,6 +84,11 @@ impl<S: Store> Faulty<S> {
         match fault {
             Fault::Fails(error) => Err(error),
             Fault::RefusesWrites(error) if is_write => Err(error),
+            Fault::RefusesReads(error) if !is_write => Err(error),
+            Fault::RefusesReads(_) => {
+                tokio::task::yield_now().await;
+                Ok(())
+            }
             Fault::None | Fault::RefusesWrites(_) => Ok(()),
             Fault::Hangs => {
                 tokio::time::sleep(self.wakes_within.unwrap_or(Duration::MAX)).await;

@@ -214,7 +214,7 @@ impl Core {
                     seen = match self.read(&place.name, bytes).await? {
                         Err(_) => UNREADABLE,
                         Ok(entry) => match self.judge(&key.namespace, entry, Copied::Far).await? {
-                            Found::Entry(entry, _) => return Ok(Claim::Found(entry)),
+                            Found::Entry(entry, copied) => return Ok(Claim::Found(entry, copied)),
                             Found::Invalidated(id) if !had_seen => Bytes::copy_from_slice(&id.0),
                             _ => return Ok(Claim::Moved),
                         },
