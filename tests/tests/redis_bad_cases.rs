@@ -101,8 +101,8 @@ async fn attempts_to_reconnect_never_end() {
 ///
 /// A tenth of a second is a third of what the pauses between attempts are spread over, so that a herd stands out: if all
 /// pauses were the same, at least every second tenth would see nobody, and the others all four hundred. The flaps are
-/// laid upon each other, as a herd would come at the same time after each, and chance does not. The first pause, in which
-/// nobody may come, counts for the mean.
+/// laid upon each other, as a herd would come at the same time after each, and chance does not. The mean is that of the
+/// time without a server, after the first pause, in which nobody may come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_clients_come_back_to_a_flapping_server_one_by_one() {
     const FLAPS: usize = 4;
@@ -142,7 +142,8 @@ async fn two_hundred_clients_come_back_to_a_flapping_server_one_by_one() {
     until("each has its connections, and no more", async || server.cli(&["INFO", "clients"]).contains(&connected))
         .await;
 
-    let mean = tenths.iter().sum::<usize>() / tenths.len();
+    let away = &tenths[5..20];
+    let mean = away.iter().sum::<usize>() / away.len();
     println!("attempts in each tenth of a second, of {FLAPS} flaps: mean {mean}, {tenths:?}");
     assert!(mean > FLAPS * 50, "{tenths:?}");
     assert!(tenths.iter().all(|count| *count <= 2 * mean), "mean {mean}: {tenths:?}");
