@@ -63,11 +63,11 @@ async fn load(store: &RedisStore, length: Duration) -> Vec<(Duration, Result<(),
     reads
 }
 
-/// Each read fails as an outage, none takes longer than its timeout, and most take no time.
+/// Each read fails as an outage, but for one or two that succeed before it or that this process is late for; none takes longer
+/// than its timeout, and most take no time.
 fn assert_fails_fast(reads: &[(Duration, Result<(), StoreError>)]) {
-    let failed: Vec<_> = reads.iter().filter(|(_, outcome)| outcome.is_err()).collect();
-    assert!(failed.len() + 2 >= reads.len(), "{} of {} failed", failed.len(), reads.len());
-    assert!(failed.iter().all(|(_, outcome)| outcome.as_ref().is_err_and(StoreError::is_outage)), "{failed:?}");
+    let outages = reads.iter().filter(|(_, outcome)| outcome.as_ref().is_err_and(StoreError::is_outage)).count();
+    assert!(outages + 2 >= reads.len(), "{outages} of {}: {reads:?}", reads.len());
     let longest = reads.iter().map(|(took, _)| *took).max().unwrap_or_default();
     assert!(longest < READ_TIMEOUT + Duration::from_millis(150), "one took {longest:?}");
     let last = &reads[reads.len() - 20..];

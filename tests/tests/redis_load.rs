@@ -59,7 +59,10 @@ async fn reads_of_a_frozen_server_are_not_queued() {
     put(&store, &key("a"), vec![0; 1024]).await;
     server.stop();
     // The memory of ten thousand tasks as such is in the figure before.
+    let began = Instant::now();
     let outcomes = ten_thousand_requests(&store).await;
+    // As many as may be under way, and as many again for each time that those have waited in vain.
+    let most = 1_024 * (1 + began.elapsed().as_millis() / 100);
     let before = resident();
     for _ in 0..4 {
         ten_thousand_requests(&store).await;
@@ -67,19 +70,22 @@ async fn reads_of_a_frozen_server_are_not_queued() {
     sleep(Duration::from_millis(500)).await;
     server.cont();
     let grown = resident().saturating_sub(before);
-    let busy = outcomes.iter().filter(|read| **read == Err(StoreError::Busy)).count();
-    println!("10,000 requests of a frozen server: {busy} busy; of 40,000 more, {} KiB more", grown / 1024);
-    assert!(busy > 5_000, "{busy}");
+    let waited = outcomes.iter().filter(|(_, took)| *took > Duration::from_millis(50)).count();
+    println!("10,000 requests of a frozen server: {waited} waited; of 40,000 more, {} KiB more", grown / 1024);
+    assert!(outcomes.iter().all(|(read, _)| read.is_err()));
+    assert!(waited as u128 <= most, "{waited} of at most {most}");
     assert!(grown < 64 * MEBIBYTE, "{grown} bytes more");
     until("it is well again", async || body(&store, &key("a")).await.is_ok_and(|body| body.is_some())).await;
 }
 
-async fn ten_thousand_requests(store: &RedisStore) -> Vec<Result<(), StoreError>> {
+/// What each read came to, and how long it took.
+async fn ten_thousand_requests(store: &RedisStore) -> Vec<(Result<(), StoreError>, Duration)> {
     let mut requests = JoinSet::new();
     for number in 0..10_000 {
         let store = store.clone();
         requests.spawn(async move {
-            let read = body(&store, &key("a")).await.map(drop);
+            let asked = Instant::now();
+            let read = (body(&store, &key("a")).await.map(drop), asked.elapsed());
             let _ = store.claim(&key(&format!("k{number}")), Seen::Absent).await;
             read
         });

@@ -21,7 +21,7 @@ use crate::{
     values::Reads,
 };
 use bytes::Bytes;
-use http::{Method, Request, Response, request::Parts};
+use http::{HeaderMap, Method, Request, Response, request::Parts};
 use http_body::Body;
 use joining::Joining;
 use larder_semantics::{
@@ -331,6 +331,35 @@ impl Visit<'_> {
         }
     }
 
+    /// Step 3, by what was found: which copy that was, and what a claim is to take for there, if the store is to be asked for the
+    /// right to fill.
+    fn select(
+        &self,
+        lookup: Lookup,
+        found: Result<Found, StoreError>,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> (Selected, Reason, Option<Seen>) {
+        let (selected, seen) = match found {
+            Ok(Found::Entry(entry, copied)) if self.reads(&entry) => {
+                let selected = lookup.select(Some(entry), headers, now, self.marks.seed);
+                return (selected, copied.into(), Some(Seen::Absent));
+            }
+            Ok(Found::Entry(entry, _)) => (lookup.unread(entry.id, headers), Some(Seen::Absent)),
+            Ok(Found::Absent) => (lookup.select(None, headers, now, 1.0), Some(Seen::Absent)),
+            Ok(Found::Invalidated(id)) => (lookup.invalidated(id, headers), Some(Seen::Absent)),
+            Ok(Found::Unreadable(why @ Unreadable::Version(_))) => {
+                (lookup.without_store(why.into(), headers).unstored(), None)
+            }
+            Ok(Found::Unreadable(why)) => (lookup.without_store(why.into(), headers), Some(Seen::Unreadable)),
+            // Where too many have only read at once, there may still be a right to fill.
+            Err(error @ StoreError::Busy) => (lookup.without_store(Reason::from(&error), headers), Some(Seen::Absent)),
+            // One request may still fetch for many.
+            Err(error) => (lookup.without_store(Reason::from(&error), headers), None),
+        };
+        (selected, Reason::Never, seen)
+    }
+
     /// Steps 2 to 4: looks up, and joins those who fetch, until there is an answer or this request is to fetch it.
     async fn look_up(
         &self,
@@ -342,35 +371,18 @@ impl Visit<'_> {
     ) -> Course {
         let mut patience = self.front.cache.shared.settings.lock_wait;
         let (mut lookup, mut key, mut inherited, mut failures) = (lookup, key, inherited, 0);
+        // What a claim has found.
+        let mut there = None;
         if self.front.cache.is_uncacheable(&key) {
             return Course::alone(lookup.without_store(Reason::KnownUncacheable, &head.headers), key);
         }
         for _ in 0..ROUNDS {
-            let found = budget.spend(self.front.cache.store().get(&key)).await;
-            let now = self.front.cache.store().now();
-            let (mut copy, mut seen) = (Reason::Never, Some(Seen::Absent));
-            let selected = match found {
-                Ok(Found::Entry(entry, _)) if !self.reads(&entry) => lookup.unread(entry.id, &head.headers),
-                Ok(Found::Entry(entry, copied)) => {
-                    copy = copied.into();
-                    lookup.select(Some(entry), &head.headers, now, self.marks.seed)
-                }
-                Ok(Found::Absent) => lookup.select(None, &head.headers, now, 1.0),
-                Ok(Found::Invalidated(id)) => lookup.invalidated(id, &head.headers),
-                Ok(Found::Unreadable(why @ Unreadable::Version(_))) => {
-                    return Course::alone(lookup.without_store(why.into(), &head.headers), key);
-                }
-                Ok(Found::Unreadable(why)) => {
-                    seen = Some(Seen::Unreadable);
-                    lookup.without_store(why.into(), &head.headers)
-                }
-                // The store is not asked for the right to fill either, unless too many have only read at once; but one request
-                // may still fetch for many.
-                Err(error) => {
-                    seen = (error == StoreError::Busy).then_some(Seen::Absent);
-                    lookup.without_store(Reason::from(&error), &head.headers)
-                }
+            let found = match there.take() {
+                Some(found) => Ok(found),
+                None => budget.spend(self.front.cache.store().get(&key)).await,
             };
+            let now = self.front.cache.store().now();
+            let (selected, copy, seen) = self.select(lookup, found, &head.headers, now);
             let forward = match selected {
                 Selected::Hit(hit) => return Course::Answer(hit, key, copy, now),
                 Selected::Refresh(hit, forward) => return self.refresh(hit, forward, key, copy, now),
@@ -387,6 +399,8 @@ impl Visit<'_> {
             if let Some(grant) = inherited.take_if(|grant| grant.key == key) {
                 return Course::fetch(forward, grant);
             }
+            // What there is no time for is not begun.
+            let seen = seen.filter(|_| !budget.left().is_zero());
             let seen = seen.map(|seen| forward.seen().map_or(seen, Seen::Entry));
             (lookup, key) = match Box::pin(self.join(&forward, &key, seen, budget, &mut patience)).await {
                 Joining::Leads(grant, reason) => {
@@ -410,6 +424,10 @@ impl Visit<'_> {
                     }
                 }
                 Joining::Again => (forward.look_again(), key.base()),
+                Joining::Found(entry, copied) => {
+                    there = Some(Found::Entry(entry, copied));
+                    (forward.select_again(), key)
+                }
                 Joining::Brought(fetched, coming, reason) => {
                     let now = self.front.cache.store().now();
                     match forward.look_again().select_fetched(&fetched, &head.headers, now) {

@@ -31,7 +31,8 @@ impl DebugHeaders {
     /// `X-Cache-Key` only for requests whose `X-Cache-Debug` is `token`. An empty token lets nobody in.
     ///
     /// The request header is removed before the inner service sees it. A response that tells the key to such a request says
-    /// `Cache-Control: private` besides, so that no shared cache on the way keeps it for others.
+    /// `private="x-cache-key"` besides, in `Cache-Control` and in a `CDN-Cache-Control` that it has: shared caches on the way
+    /// keep that field, or all of the response, for nobody else (RFC 9111 section 5.2.2.7).
     pub fn token(token: &str) -> Self {
         Self::Token(token.into())
     }

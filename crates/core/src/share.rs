@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use larder_semantics::{Filling, Refusal};
+use larder_semantics::{Entry, Filling, Refusal};
 use std::{
     collections::VecDeque,
     fmt,
@@ -27,7 +27,7 @@ pub(crate) enum Fetched {
     /// A whole response.
     Whole(Filling),
     /// What was in the store after all: nothing was fetched.
-    Found(Filling, Copied),
+    Found(Arc<Entry>, Copied),
 }
 
 /// A body that is read by others too, whatever it is made of.
@@ -216,7 +216,7 @@ impl fmt::Debug for Fetched {
         match self {
             Self::Coming(_) => f.write_str("Coming"),
             Self::Whole(filling) => f.debug_tuple("Whole").field(filling).finish(),
-            Self::Found(filling, copied) => f.debug_tuple("Found").field(filling).field(copied).finish(),
+            Self::Found(entry, copied) => f.debug_tuple("Found").field(entry).field(copied).finish(),
         }
     }
 }

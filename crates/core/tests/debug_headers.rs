@@ -102,21 +102,41 @@ async fn the_token_never_reaches_the_service_within() {
 
 /// What tells the key to one client is kept for others by no cache on the way, and what is stored here stays as it came.
 #[tokio::test(start_paused = true)]
-async fn what_the_holder_of_a_token_is_told_is_private() {
+async fn the_key_that_the_holder_of_a_token_is_told_is_private() {
     let stage = Stage::new(layer(&DebugHeaders::token("open sesame")), |_, _| {
-        reply(200, &[("cache-control", "public, max-age=60")], "page")
+        reply(200, &[("cache-control", "public, max-age=60"), ("cdn-cache-control", "max-age=70")], "page")
     });
-    for (shown, path, says) in [
-        ("open sesame", "/page", "public, max-age=60, private"),
-        ("", "/page", "public, max-age=60"),
-        ("open sesame", "/page", "public, max-age=60, private"),
-        ("wrong", "/page", "public, max-age=60"),
-        ("wrong", "/other", "public, max-age=60"),
+    let told = ("public, max-age=60, private=\"x-cache-key\"", "max-age=70, private=\"x-cache-key\"");
+    let untold = ("public, max-age=60", "max-age=70");
+    for (method, shown, path, says) in [
+        ("GET", "open sesame", "/page", told),
+        ("GET", "", "/page", untold),
+        ("GET", "open sesame", "/page", told),
+        ("GET", "wrong", "/page", untold),
+        ("GET", "wrong", "/other", untold),
+        ("PUT", "open sesame", "/third", untold),
     ] {
-        let answer = stage.ask("GET", path, &[("x-cache-debug", shown)]).await;
-        assert_eq!(answer.field("cache-control"), says, "{shown:?} {path}");
+        let answer = stage.ask(method, path, &[("x-cache-debug", shown)]).await;
+        let said = (answer.field("cache-control"), answer.field("cdn-cache-control"));
+        assert_eq!((said.0.as_str(), said.1.as_str()), says, "{method} {shown:?} {path}");
     }
-    assert_eq!(stage.calls(), 2);
+    assert_eq!(stage.calls(), 3);
+}
+
+/// Another cache around this one keeps what the holder of a token was told, but for the key.
+#[tokio::test(start_paused = true)]
+async fn what_the_holder_of_a_token_asked_for_is_stored_by_another_cache_without_the_key() {
+    let inner = layer(&DebugHeaders::token("open sesame"));
+    let outer = Cache::in_memory().layer().debug_headers(DebugHeaders::Status);
+    let stage = Stage::new(inner, |_, _| reply(200, &[("cache-control", "max-age=60")], "page"));
+    for (shown, x_cache, key) in
+        [("open sesame", "MISS, MISS", KEY), ("", "MISS, HIT", ""), ("open sesame", "MISS, HIT", "")]
+    {
+        let service = outer.layer(stage.layer.layer(stage.origin.clone()));
+        let answer = answer(service, "GET", "/page", &[("x-cache-debug", shown)]).await.unwrap();
+        assert_eq!((answer.x_cache().as_str(), answer.field("x-cache-key").as_str()), (x_cache, key), "{answer:?}");
+    }
+    assert_eq!(stage.calls(), 1);
 }
 
 /// A stored response is delivered in the form that its first delivery has made.

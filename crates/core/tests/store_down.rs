@@ -68,23 +68,44 @@ fn unavailable() -> StoreError {
     StoreError::Unavailable("closed".to_owned())
 }
 
-/// A crowd of which too many read at once: nobody goes to the origin for what is stored.
-#[tokio::test]
+/// A crowd of which too many read at once: nobody goes to the origin for what is stored, and one for what has expired.
+#[tokio::test(start_paused = true)]
 async fn what_is_found_by_who_could_only_claim_is_for_all_who_follow() {
-    let (store, layer) = cached();
-    assert_eq!(get(&layer, "/a").await.0, "MISS");
-    let before = store.operations();
-    store.set(Fault::RefusesReads(StoreError::Busy));
-    let mut crowd = JoinSet::new();
-    for _ in 0..100 {
-        let origin = service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(page())) });
-        crowd.spawn(layer.layer(origin).oneshot(Request::get("/a").body(Empty::<Bytes>::new()).unwrap()));
+    const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
+    const VARIES: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("vary", "accept-language")];
+    const EXPIRED: &[(&str, &str)] = &[("cache-control", "max-age=1"), ("etag", "\"1\"")];
+    for (path, fields, operations, asked) in [("/a", FRESH, 101, 0), ("/b", VARIES, 202, 0), ("/c", EXPIRED, 103, 1)] {
+        let (store, layer) = cached();
+        assert_eq!(ask(&layer, "GET", path, fields).await.0, "MISS");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let before = store.operations();
+        store.set(Fault::RefusesReads(StoreError::Busy));
+        let (mut crowd, calls) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..100 {
+            let calls = calls.clone();
+            let origin = service_fn(move |request: Request<Empty<Bytes>>| {
+                calls.fetch_add(1, Ordering::SeqCst);
+                let held = request.headers().get("if-none-match").cloned();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    assert_eq!(held.expect("what is held"), "\"1\"");
+                    let response = Response::builder().status(304).header("etag", "\"1\"");
+                    Ok::<_, Infallible>(response.header("cache-control", "max-age=60").body(page()).unwrap())
+                }
+            });
+            crowd.spawn(layer.layer(origin).oneshot(Request::get(path).body(Empty::<Bytes>::new()).unwrap()));
+        }
+        let answers = crowd.join_all().await.into_iter().map(|answer| answer.unwrap().headers()["x-cache"].clone());
+        let answers: Vec<_> = answers.collect();
+        let hits = answers.iter().filter(|answer| *answer == "HIT").count();
+        assert_eq!(
+            (hits, calls.load(Ordering::SeqCst)),
+            (if asked == 0 { 100 } else { 0 }, asked),
+            "{path}: {answers:?}"
+        );
+        // A read for each and every step, and a claim; and the fill of what the origin confirms.
+        assert_eq!(store.operations() - before, operations, "{path}");
     }
-    for answer in crowd.join_all().await {
-        let answer = answer.unwrap();
-        assert_eq!(answer.headers()["x-cache"], "HIT", "{:?}", answer.headers());
-    }
-    assert_eq!(store.operations() - before, 100 + 1, "one of them claims");
 }
 
 #[tokio::test(start_paused = true)]

@@ -180,18 +180,16 @@ impl Lane {
         self.made.subscribe()
     }
 
-    /// Reads a key, unless there is no connection.
-    pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
+    /// Reads a key, unless there is no connection; whoever wants it asks now.
+    pub(crate) async fn get(&self, key: Bytes, now: Instant) -> Result<Reply, Fault> {
         let result = self.client()?.get(key).await;
-        self.note(&result);
-        result
+        self.judged(result, now, Patience::Read)
     }
 
     /// Reads many keys, unless there is no connection.
-    pub(crate) async fn get_all(&self, keys: Vec<Bytes>) -> Result<Vec<Reply>, Fault> {
+    pub(crate) async fn get_all(&self, keys: Vec<Bytes>, now: Instant) -> Result<Vec<Reply>, Fault> {
         let result = self.client()?.get_all(keys).await;
-        self.note(&result);
-        result
+        self.judged(result, now, Patience::Read)
     }
 
     /// Asks for the messages of a channel, unless there is no connection: then whoever wants them asks again when there is.

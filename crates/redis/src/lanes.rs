@@ -10,7 +10,13 @@ use crate::{
 };
 use bytes::Bytes;
 use larder::store::StoreError;
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 pub(crate) enum Lanes {
@@ -65,7 +71,7 @@ impl Lanes {
     pub(crate) async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
         match self {
             Self::One { reads: Some(reads), .. } => reads.get(key).await,
-            Self::One { lane, reads: None } => lane.get(key).await,
+            Self::One { lane, reads: None } => lane.get(key, Instant::now()).await,
             // Boxed, so that it adds nothing to the size of every other read.
             Self::Cluster { cluster, kind } => Box::pin(cluster.route(&key, *kind)?.read(key)).await,
         }
@@ -207,7 +213,7 @@ impl Route {
 
     async fn get(&self, key: Bytes) -> Result<Reply, Fault> {
         match self.manner() {
-            Manner::Plain => self.lane().get(key).await,
+            Manner::Plain => self.lane().get(key, Instant::now()).await,
             Manner::Asking => self.lane().call_in(Manner::Asking, Patience::Read, "GET", 0, vec![key]).await,
         }
     }

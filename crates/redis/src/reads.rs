@@ -27,15 +27,15 @@ const ABREAST: usize = 2;
 /// The most that are sent together, so that none waits for many bodies of others.
 const TOGETHER: usize = 32;
 
-/// How long a command has at least, for those whose time was over before it was sent: where a stall of this process is why,
-/// the reply is there at once.
+/// How long a command has at least that is sent for those whose time was over because this process had stalled: the reply of a
+/// server that is well is there at once.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The reads of one connection.
 ///
-/// None waits longer than it may, and yet those that wait have no timer each. They are sent in the order in which they
-/// came, and what is under way is given up when the last of those it is for has waited long enough: so whoever is not
-/// sent yet, and came later, still has time.
+/// None waits longer than it may, unless this process stalls, and yet those that wait have no timer each. They are sent in the
+/// order in which they came, and what is under way is given up when the last of those it is for has waited long enough: so
+/// whoever is not sent yet, and came later, still has time, or hardly had less.
 pub(crate) struct Reads {
     lane: Arc<Lane>,
     /// How long a read may take.
@@ -79,7 +79,7 @@ impl Reads {
     /// Reads a key that was asked for at this time.
     async fn get_alone(&self, key: Bytes, asked: Instant) -> Result<Reply, Fault> {
         let due = asked + self.within;
-        match timeout_at(due, self.lane.get(key)).await {
+        match timeout_at(due, self.lane.get(key, asked.into_std())).await {
             Ok(result) => result.map_err(|fault| self.judged(fault, due)),
             Err(_) => {
                 let fault = self.judged(Fault::Timeout, due);
@@ -116,21 +116,31 @@ impl Reads {
         next
     }
 
-    async fn answer(self: &Arc<Self>, together: Vec<Waiting>) {
+    async fn answer(self: &Arc<Self>, mut together: Vec<Waiting>) {
+        let sent = Instant::now();
+        let due = |waiting: &Waiting| waiting.asked + self.within;
+        let has_stalled = |first| self.judged(Fault::Timeout, due(first)) == Fault::Overslept;
+        if !together.first().is_some_and(has_stalled) {
+            // The server was silent for as long as they had, whatever was under way before them.
+            let over = together.extract_if(.., |waiting| due(waiting) <= sent);
+            over.for_each(|waiting| _ = waiting.answer.send(Err(Fault::Timeout)));
+        }
+        if together.is_empty() {
+            return;
+        }
         let (keys, places) = distinct(together.iter().map(|waiting| &waiting.key));
         let mut together: VecDeque<_> = together.into_iter().zip(places).collect();
-        let sent = Instant::now();
-        let mut command = pin!(self.lane.get_all(keys));
+        let mut command = pin!(self.lane.get_all(keys, sent.into_std()));
         let mut last = Fault::Overslept;
         let result = loop {
             // They came one after the other, so that the first is the first to have waited long enough.
             let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
-            let due = first.asked + self.within;
+            let due = due(first);
             if let Ok(result) = timeout_at(due.max(sent + MOMENT), command.as_mut()).await {
                 break result.map_err(|fault| self.judged(fault, sent + self.within));
             }
             if let Some((first, _)) = together.pop_front() {
-                // The server was not asked for it in time, and those for whom it was have told of it.
+                // The server was not asked for it in time.
                 last = if due <= sent { Fault::Overslept } else { self.judged(Fault::Timeout, due) };
                 let _ = first.answer.send(Err(last.clone()));
             }

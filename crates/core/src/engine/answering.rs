@@ -1,12 +1,19 @@
 //! What the client gets of what is stored, and what it is told of how that came.
 
 use super::{Grant, Visit};
-use crate::{body::CacheBody, fill, headers::KeyFor, nested::Decided, share::Following};
+use crate::{
+    body::CacheBody,
+    fill,
+    headers::{KeyFor, X_CACHE_KEY},
+    nested::Decided,
+    share::Following,
+};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CACHE_CONTROL};
 use http_body::Body;
 use larder_semantics::{
     Hit, Key, Outcome, Reason, Timestamp,
+    directives::CDN_CACHE_CONTROL,
     exchange::{Answer, Throttled},
     signature::Signature,
 };
@@ -119,8 +126,13 @@ impl<'f> Visit<'f> {
         if self.marks.is_nested {
             response.extensions_mut().insert(Decided(self.front.cache.clone()));
         }
-        if self.marks.key_for == KeyFor::Client {
-            let _ = response.headers_mut().try_append(CACHE_CONTROL, HeaderValue::from_static("private"));
+        let headers = response.headers_mut();
+        if self.marks.key_for == KeyFor::Client && headers.contains_key(X_CACHE_KEY) {
+            // In place of `Cache-Control`, where there is one (RFC 9213 section 2.2).
+            let targeted = headers.contains_key(CDN_CACHE_CONTROL).then_some(CDN_CACHE_CONTROL);
+            for field in [CACHE_CONTROL].into_iter().chain(targeted) {
+                let _ = headers.try_append(field, HeaderValue::from_static("private=\"x-cache-key\""));
+            }
         }
     }
 }

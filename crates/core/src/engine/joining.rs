@@ -6,7 +6,7 @@ use crate::{
     flights::{Follow, Joined, Release, Waited},
     lease::Lease,
     share::{Fetched, Following},
-    store::{Claim, Found, Seen},
+    store::{Claim, Copied, Found, Seen},
 };
 use larder_semantics::{Entry, EntryKey, Filling, Forward, Hit, Reason, Refusal, Timestamp};
 use std::{sync::Arc, time::Duration};
@@ -20,6 +20,8 @@ pub(super) enum Joining {
     Alone(Option<Reason>),
     /// There is something new to look up.
     Again,
+    /// This is in the store after all.
+    Found(Arc<Entry>, Copied),
     /// Whoever fetched it has failed; there may be somebody else who leads.
     Failed,
     /// Somebody is fetching it, and what is held may answer meanwhile.
@@ -38,7 +40,7 @@ impl Joining {
     fn brought(fetched: Fetched, reason: Reason) -> Self {
         match fetched {
             Fetched::Whole(filling) => Self::Brought(filling, None, reason),
-            Fetched::Found(filling, copied) => Self::Brought(filling, None, copied.into()),
+            Fetched::Found(entry, copied) => Self::Found(entry, copied),
             Fetched::Coming(stream) => match Following::attach(&stream) {
                 Some((filling, following)) => Self::Brought(filling, Some(following), Reason::Collapsed),
                 // It was whole, or broke off, before this request laid hold of it: the flight, or the store, knows by now.
@@ -82,7 +84,7 @@ impl Visit<'_> {
         loop {
             match joined {
                 None => match seen {
-                    Some(seen) => return self.claim(None, forward, key, seen, budget).await,
+                    Some(seen) => return self.claim(None, key, seen, budget).await,
                     None => return Joining::Alone(None),
                 },
                 Some(Joined::Brought(fetched)) => return Joining::brought(fetched, Reason::Near),
@@ -118,25 +120,17 @@ impl Visit<'_> {
     }
 
     /// Asks the store for the right to fill; whoever leads others then fetches without it too.
-    async fn claim(
-        &self,
-        lead: Option<Flight>,
-        forward: &Forward,
-        key: &EntryKey,
-        seen: Seen,
-        budget: &mut Budget,
-    ) -> Joining {
+    async fn claim(&self, lead: Option<Flight>, key: &EntryKey, seen: Seen, budget: &mut Budget) -> Joining {
         let (lease, unstored) = match budget.spend(self.front.cache.store().claim(key, seen)).await {
             Ok(Claim::Granted(ticket)) => (Some(Lease::hold(&self.front.cache, ticket)), None),
-            Ok(Claim::Found(entry, copied)) if self.reads(&entry) => {
-                let found = Fetched::Found(filling(forward, key, entry), copied);
+            Ok(Claim::Found(entry, copied)) => {
                 if let Some(lead) = lead {
                     // Those who follow need not look for it one by one.
-                    lead.land(found.clone());
+                    lead.land(Fetched::Found(entry.clone(), copied));
                 }
-                return Joining::brought(found, copied.into());
+                return Joining::Found(entry, copied);
             }
-            Ok(Claim::Found(..) | Claim::Moved) => return Joining::Again,
+            Ok(Claim::Moved) => return Joining::Again,
             Ok(Claim::Uncacheable) => {
                 self.front.cache.know_uncacheable(key);
                 if let Some(lead) = lead {
@@ -170,7 +164,7 @@ impl Visit<'_> {
         // A little less than those who follow, who else would try in the place of a leader that is about to.
         *patience = patience.saturating_sub(*patience / 20);
         loop {
-            let (flight, claimed) = match self.claim(Some(lead), forward, key, seen, budget).await {
+            let (flight, claimed) = match self.claim(Some(lead), key, seen, budget).await {
                 Joining::Leads(mut grant, reason) if grant.unstored == Some(Refusal::TicketLost) => {
                     match grant.lead.take() {
                         Some(lead) => (lead, grant),
@@ -198,9 +192,10 @@ impl Visit<'_> {
             let Ok(found) = budget.spend(store.get(key)).await else { continue };
             match found {
                 Found::Entry(entry, _) if Seen::Entry(entry.id) != seen => {
-                    let fetched = Fetched::Whole(filling(forward, key, entry));
-                    lead.land(fetched.clone());
-                    return Joining::brought(fetched, Reason::Collapsed);
+                    let (key, rule) = (key.clone(), forward.rule());
+                    let filling = Filling { key, response: entry, rule, stored_for: Duration::ZERO };
+                    lead.land(Fetched::Whole(filling.clone()));
+                    return Joining::Brought(filling, None, Reason::Collapsed);
                 }
                 // What this request has read was invalidated meanwhile: the origin is not to confirm that.
                 Found::Absent | Found::Invalidated(_) if matches!(seen, Seen::Entry(_)) => return Joining::Again,
@@ -208,11 +203,6 @@ impl Visit<'_> {
             }
         }
     }
-}
-
-/// An entry of the store as what a request was about to fetch.
-fn filling(forward: &Forward, key: &EntryKey, entry: Arc<Entry>) -> Filling {
-    Filling { key: key.clone(), response: entry, rule: forward.rule(), stored_for: Duration::ZERO }
 }
 
 /// How long a request that waits for another process does so before it looks again, at first and at most: mostly it is told

@@ -145,6 +145,11 @@ impl Forward {
         self.lookup.from_base()
     }
 
+    /// Goes back to selecting, from what is stored under the same key.
+    pub fn select_again(self) -> Lookup {
+        self.lookup
+    }
+
     /// Takes out of the request what the origin must not see, and makes it ask whether the stored response still holds,
     /// if there is one that can be asked for (RFC 9111 section 4.3.1). A part is then not asked for: should the origin
     /// have another response, it is stored. Where the whole is asked for and a part is stored, the request carries what is

@@ -316,7 +316,9 @@ enum Fitness {
 }
 
 impl Selected {
-    fn unstored(self) -> Self {
+    /// The same, but that what comes from the origin is not stored.
+    #[must_use]
+    pub fn unstored(self) -> Self {
         match self {
             Self::Forward(forward) => Self::Forward(Forward { storable: false, ..forward }),
             other => other,
