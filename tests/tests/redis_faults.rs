@@ -187,6 +187,29 @@ async fn a_process_that_stalls_does_not_blame_redis() {
     }
 }
 
+/// Also those that waited for their turn behind a read that it never answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_at_a_frozen_server_blames_it_in_time() {
+    let server = RedisServer::start();
+    let store = connect(&server.url()).await;
+    put(&store, &key("load"), "x").await;
+    server.stop();
+    let mut reads = JoinSet::new();
+    for _ in 0..1_000 {
+        let store = store.clone();
+        reads.spawn(async move {
+            let asked = Instant::now();
+            (body(&store, &key("load")).await, asked.elapsed())
+        });
+    }
+    let outcomes = reads.join_all().await;
+    // But for those that this process comes to late.
+    let blaming = outcomes.iter().filter(|(outcome, _)| *outcome == Err(StoreError::Timeout)).count();
+    let longest = outcomes.iter().map(|(_, took)| *took).max().unwrap_or_default();
+    println!("{blaming} of 1,000 timed out, the last after {longest:?}");
+    assert!(blaming > 500, "{blaming}");
+}
+
 /// Reads that wait for others' turns have no timer each, and yet each has its own time, whenever it was asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_that_wait_together_have_each_their_own_time() {
