@@ -3,7 +3,9 @@
 use crate::{
     breaker::{Breaker, Call},
     observe,
-    store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
+    store::{
+        Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused, is_late,
+    },
 };
 use larder_semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Filling};
 use pin_project_lite::pin_project;
@@ -54,7 +56,8 @@ impl Default for Deadlines {
 ///
 /// There is one breaker for reading and one for writing: a store without memory left still answers. While a breaker
 /// is open, one task probes the store, after a pause that grows from 250 ms to 3 s, and at once when the store's
-/// client reconnects. An operation that its caller drops counts neither way. A store that [is
+/// client reconnects. An operation that its caller drops counts neither way, nor does one that the store is too busy for, or that
+/// this process [came too late](crate::store::is_late) to look for. A store that [is
 /// divided](Store::is_divided) gets deadlines only.
 #[derive(Debug)]
 pub struct Guard<S> {
@@ -169,11 +172,6 @@ impl<S: Store, T, F: Future<Output = Result<T, StoreError>>> Future for Guarded<
         }
         Poll::Ready(result)
     }
-}
-
-/// Whether an operation ends so long after its time that this process has not looked when it was over.
-fn is_late(took: Duration, deadline: Duration) -> bool {
-    took > deadline + deadline / 4
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

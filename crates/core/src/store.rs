@@ -363,6 +363,12 @@ pub trait Listener: Send + Sync + 'static {
     fn vouched(&self, until: Instant);
 }
 
+/// Whether an operation that might take `within` was given up so long after its time that this process had not looked when it
+/// was over: more than a quarter. It tells nothing of the store then.
+pub fn is_late(took: Duration, within: Duration) -> bool {
+    took > within + within / 4
+}
+
 /// Why a store could not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -248,7 +248,7 @@ impl Lane {
     /// Takes note of what a command came to, which nobody blames on the server if this process was late.
     fn judged<T>(&self, result: Result<T, Fault>, asked: Instant, patience: Patience) -> Result<T, Fault> {
         let within = self.dialer.time_for(patience);
-        let result = result.map_err(|fault| fault.judged(asked + within, Instant::now(), within));
+        let result = result.map_err(|fault| fault.judged(asked.elapsed(), within));
         self.note(&result);
         result
     }

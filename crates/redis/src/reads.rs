@@ -6,6 +6,7 @@
 
 use crate::{client::Reply, fault::Fault, lane::Lane};
 use bytes::Bytes;
+use larder::store::is_late;
 use std::{
     collections::{HashMap, VecDeque},
     mem,
@@ -80,17 +81,17 @@ impl Reads {
     async fn get_alone(&self, key: Bytes, asked: Instant) -> Result<Reply, Fault> {
         let due = asked + self.within;
         match timeout_at(due, self.lane.get(key, asked.into_std())).await {
-            Ok(result) => result.map_err(|fault| self.judged(fault, due)),
+            Ok(result) => result.map_err(|fault| self.judged(fault, asked)),
             Err(_) => {
-                let fault = self.judged(Fault::Timeout, due);
+                let fault = self.judged(Fault::Timeout, asked);
                 self.lane.gave_up(&fault);
                 Err(fault)
             }
         }
     }
 
-    fn judged(&self, fault: Fault, due: Instant) -> Fault {
-        fault.judged(due.into(), Instant::now().into(), self.within)
+    fn judged(&self, fault: Fault, asked: Instant) -> Fault {
+        fault.judged(asked.elapsed(), self.within)
     }
 
     fn join(self: &Arc<Self>, key: &Bytes, asked: Instant) -> Joined {
@@ -119,8 +120,8 @@ impl Reads {
     async fn answer(self: &Arc<Self>, mut together: Vec<Waiting>) {
         let sent = Instant::now();
         let due = |waiting: &Waiting| waiting.asked + self.within;
-        let has_stalled = |first| self.judged(Fault::Timeout, due(first)) == Fault::Overslept;
-        if !together.first().is_some_and(has_stalled) {
+        let has_stalled = together.first().is_some_and(|first| is_late(first.asked.elapsed(), self.within));
+        if !has_stalled {
             // The server was silent for as long as they had, whatever was under way before them.
             let over = together.extract_if(.., |waiting| due(waiting) <= sent);
             over.for_each(|waiting| _ = waiting.answer.send(Err(Fault::Timeout)));
@@ -137,11 +138,11 @@ impl Reads {
             let Some((first, _)) = together.front() else { return self.lane.gave_up(&last) };
             let due = due(first);
             if let Ok(result) = timeout_at(due.max(sent + MOMENT), command.as_mut()).await {
-                break result.map_err(|fault| self.judged(fault, sent + self.within));
+                break result.map_err(|fault| self.judged(fault, sent));
             }
             if let Some((first, _)) = together.pop_front() {
                 // The server was not asked for it in time.
-                last = if due <= sent { Fault::Overslept } else { self.judged(Fault::Timeout, due) };
+                last = if due <= sent { Fault::Overslept } else { self.judged(Fault::Timeout, first.asked) };
                 let _ = first.answer.send(Err(last.clone()));
             }
         };

@@ -273,7 +273,7 @@ impl Store for RedisStore {
         let (core, place, what) = (Arc::clone(&self.shared.core), namespace.clone(), purge.clone());
         let purged = self.detached(Operation::Purge, async move { core.purge_or_defer(&place, &what).await }).await;
         match purged {
-            // It was not even begun.
+            // It was not even begun, or this process came too late to see it done: to do it twice does no harm.
             Err(StoreError::Unavailable(_) | StoreError::Busy) if self.shared.core.defers && !purge.is_dry => {
                 Ok(self.shared.core.defer(namespace, purge))
             }

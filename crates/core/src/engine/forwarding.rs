@@ -196,15 +196,16 @@ impl Stay {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let Came { reason, key, received, grant, is_unreachable, asked_at, now } = came;
+        let told = key.as_ref().map(|key| &key.key);
         let (storing, body) = match (received, grant) {
             (Received::Stale(hit, throttled), grant) => {
                 let status = (!is_unreachable).then_some(head.status.as_u16());
-                return self.visit().failed(hit, status, *throttled, grant, key.as_ref().map(|key| &key.key), now);
+                return self.visit().failed(hit, status, *throttled, grant, told, now);
             }
             (Received::Freshened(hit, admitted), grant) => {
                 let storing = self.front.freshened(admitted, grant, key.as_ref(), now);
                 let outcome = Outcome::Forwarded { reason: Reason::NotModified, status: head.status.as_u16(), storing };
-                return self.visit().respond(hit, key.as_ref().map(|key| &key.key), outcome, now);
+                return self.visit().respond(hit, told, outcome, now);
             }
             (Received::Store(admission), Some(mut grant)) => {
                 // Those who wait could not use it without asking the origin each for themselves.
@@ -243,7 +244,7 @@ impl Stay {
         };
         let outcome = Outcome::Forwarded { reason, status: head.status.as_u16(), storing };
         self.front.rules.policy.strip(&mut head.headers);
-        self.visit().sign(outcome, key.as_ref().map(|key| &key.key)).write(&mut head.headers, None);
+        self.visit().sign(outcome, told).write(&mut head.headers, None);
         let mut response = Response::from_parts(head, body);
         self.visit().mark(&mut response);
         response
