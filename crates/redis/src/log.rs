@@ -5,6 +5,9 @@
 //! whoever misses a message sees that by the next, or by the beat, which asks for what was missed once a second. So what
 //! this process knows is never older than its last beat; while that is [`LEASE`] ago at most, it needs to ask for nothing.
 
+mod entry;
+mod state;
+
 use crate::{
     client::{Patience, Reply},
     config::{Recovery, RedisConfig},
@@ -14,13 +17,15 @@ use crate::{
     wake::Wakes,
 };
 use bytes::Bytes;
+use entry::{Entry, Position, line};
 use larder::{
     semantics::{
-        Key, Namespace, Pattern,
+        Namespace,
         tags::{Record, Standing},
     },
     store::{Listener, Selector},
 };
+use state::{State, record_name};
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -39,8 +44,6 @@ const RECORD_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long an invalidation waits for a cluster that is moving the namespace's keys to be done, and how often it asks.
 const MOVED_WITHIN: Duration = Duration::from_millis(1_500);
 const MOVING: Duration = Duration::from_millis(25);
-/// The most tags whose records are known here.
-const MOST_TAGS: usize = 1 << 16;
 
 /// The logs of a store's namespaces.
 pub(crate) struct Logs {
@@ -119,93 +122,6 @@ pub(crate) struct Log {
     missed: Notify,
     /// Held by whoever asks for what was missed.
     asking: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The last entry of the log that this process has taken note of.
-    last: Option<Position>,
-    /// What the clock showed last. One that lags makes a response look older than it is, which costs a fetch and no more.
-    clock: u64,
-    all: Record,
-    /// The same, when this was last all there is to know.
-    settled: Record,
-    /// By name in Redis.
-    tags: HashMap<String, Record>,
-    /// How many are asking for records, and what was invalidated of unknown tags since the first of them asked.
-    recalls: usize,
-    meanwhile: HashMap<String, Record>,
-    /// How often what was known had to be forgotten.
-    losses: u64,
-    /// What the record of the namespace was before an outage that is yet to be recovered from.
-    owed: Option<Record>,
-    /// Until when this is all there is to know.
-    vouched: Option<Instant>,
-}
-
-/// Where an entry stands in the log: the id that Redis gave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Position(u64, u64);
-
-impl Position {
-    fn parse(text: &str) -> Option<Self> {
-        let (time, count) = text.split_once('-')?;
-        Some(Self(time.parse().ok()?, count.parse().ok()?))
-    }
-}
-
-/// An entry of the log.
-#[derive(Debug, PartialEq, Eq)]
-struct Entry<'t> {
-    position: Position,
-    before: Position,
-    sender: &'t str,
-    at: u64,
-    is_soft: bool,
-    selector: Selector,
-}
-
-impl<'t> Entry<'t> {
-    /// Reads `<position>|<position before>|<sender>|<clock>|<s or h><what>`.
-    fn parse(text: &'t str) -> Option<Self> {
-        let mut parts = text.splitn(5, '|');
-        let (position, before) = (Position::parse(parts.next()?)?, Position::parse(parts.next()?)?);
-        let (sender, at, rest) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
-        let (mode, what) = rest.split_at_checked(1)?;
-        Some(Self { position, before, sender, at, is_soft: mode == "s", selector: parse_selector(what)? })
-    }
-}
-
-/// Writes what is invalidated as one line of text.
-fn line(selector: &Selector) -> String {
-    match selector {
-        Selector::Key(key) => format!("k{key}"),
-        Selector::Pattern(pattern) => format!("p{pattern}"),
-        Selector::Tags(tags) => {
-            tags.iter().map(|tag| tag.trim()).fold("t".to_owned(), |line, tag| format!("{line}{}:{tag}", tag.len()))
-        }
-        _ => "a".to_owned(),
-    }
-}
-
-fn parse_selector(what: &str) -> Option<Selector> {
-    let (kind, mut rest) = what.split_at_checked(1)?;
-    match kind {
-        "k" => Some(Selector::Key(Key::from_stored(rest.to_owned()))),
-        "p" => Some(Selector::Pattern(Pattern::new(rest))),
-        "a" => Some(Selector::All),
-        "t" => {
-            let mut tags = Vec::new();
-            while !rest.is_empty() {
-                let (length, after) = rest.split_once(':')?;
-                let (tag, after) = after.split_at_checked(length.parse().ok()?)?;
-                tags.push(tag.to_owned());
-                rest = after;
-            }
-            Some(Selector::Tags(tags))
-        }
-        _ => None,
-    }
 }
 
 /// What follows from a beat.
@@ -534,55 +450,6 @@ impl Log {
     }
 }
 
-impl State {
-    fn is_vouched(&self) -> bool {
-        self.vouched.is_some_and(|until| until > Instant::now())
-    }
-
-    /// What the records of a response's tags, and of the namespace, tell together; else the tags whose records are unknown.
-    fn record(&self, namespace: &str, tags: &[String]) -> Result<Record, Vec<String>> {
-        let (mut together, mut unknown) = (self.all, Vec::new());
-        for tag in tags {
-            match self.tags.get(&record_name(namespace, tag)) {
-                Some(record) => together = together.and(*record),
-                None => unknown.push(tag.clone()),
-            }
-        }
-        if unknown.is_empty() { Ok(together) } else { Err(unknown) }
-    }
-
-    /// Takes note of an invalidation. The record of a tag that is unknown stays so: what Redis holds may tell more than this,
-    /// and what was asked for just before may tell less.
-    fn note(&mut self, namespace: &str, selector: &Selector, at: u64, is_soft: bool) {
-        let record = Record::of(at, is_soft);
-        self.clock = self.clock.max(at);
-        match selector {
-            Selector::Tags(tags) => {
-                for tag in tags {
-                    let name = record_name(namespace, tag);
-                    if let Some(known) = self.tags.get_mut(&name) {
-                        *known = known.and(record);
-                    } else if self.recalls > 0 {
-                        let known = self.meanwhile.entry(name).or_default();
-                        *known = known.and(record);
-                    }
-                }
-            }
-            Selector::All => self.all = self.all.and(record),
-            _ => {}
-        }
-    }
-
-    fn remember(&mut self, name: String, record: Record) {
-        if self.tags.len() >= MOST_TAGS {
-            self.tags.clear();
-        }
-        let meanwhile = self.meanwhile.get(&name).copied().unwrap_or_default();
-        let known = self.tags.entry(name).or_default();
-        *known = known.and(record).and(meanwhile);
-    }
-}
-
 /// Somebody asking for records.
 struct Recall<'l> {
     log: &'l Log,
@@ -607,10 +474,6 @@ impl Drop for Recall<'_> {
     }
 }
 
-fn record_name(namespace: &str, tag: &str) -> String {
-    format!("{{{namespace}}}:{}", Key::new("tag").part(tag.trim()))
-}
-
 /// Reads a record: since when what is older is gone, and since when stale.
 fn record(text: &str) -> Option<Record> {
     let (gone, stale) = text.split_once(':')?;
@@ -628,62 +491,4 @@ fn text(value: impl ToString) -> Bytes {
 /// The echo was right and the rest is not, which no script of larder's does.
 fn unexpected() -> Fault {
     Fault::Server("ERR a script's reply has an unexpected form".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_logged_is_read_as_it_was_written() {
-        for selector in [
-            Selector::Key(Key::new("user:1").part("a b")),
-            Selector::Pattern(Pattern::new("user:*:x y")),
-            Selector::Pattern(Pattern::prefix("user*")),
-            Selector::Tags(vec![]),
-            Selector::Tags(vec!["a".into(), "7:|\n\u{e9}".into(), "".into()]),
-            Selector::All,
-        ] {
-            let text = format!("12-3|11-0|me|99|s{}", line(&selector));
-            let (position, before) = (Position(12, 3), Position(11, 0));
-            let expected = Entry { position, before, sender: "me", at: 99, is_soft: true, selector };
-            assert_eq!(Entry::parse(&text), Some(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_others_have_put_there_is_no_entry() {
-        for text in [
-            "",
-            "1-1",
-            "1-1|0-0|me|1",
-            "1-1|0-0|me|1|",
-            "1-1|0-0|me|1|h",
-            "1|0-0|me|1|ha",
-            "1-1|0-0|me|x|ha",
-            "1-1|0-0|me|1|hq",
-            "1-1|0-0|me|1|ht9:a",
-            "1-1|0-0|me|1|ht1:\u{e9}",
-            "1-1|0-0|me|1|htx",
-        ] {
-            assert_eq!(Entry::parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_message_of_unknown_tags_leaves_them_unknown() {
-        let mut state = State::default();
-        let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
-        state.remember(record_name("n", "a"), Record::of(5, false));
-        state.note("n", &Selector::Tags(tags(&["a", "b"])), 9, true);
-        assert_eq!(state.record("n", &tags(&["a"])), Ok(Record { gone: 5, stale: 9 }));
-        assert_eq!(state.record("n", &tags(&["a", "b"])), Err(tags(&["b"])));
-        assert_eq!(state.clock, 9);
-        state.recalls = 1;
-        state.note("n", &Selector::Tags(tags(&["c"])), 10, false);
-        state.remember(record_name("n", "c"), Record::of(7, true));
-        assert_eq!(state.record("n", &tags(&["c"])), Ok(Record { gone: 10, stale: 7 }), "asked for before, told after");
-        state.note("n", &Selector::All, 12, false);
-        assert_eq!(state.record("n", &[]), Ok(Record::of(12, false)));
-    }
 }
