@@ -16,7 +16,7 @@ use crate::{
     write::WriteGuard,
 };
 use http::Extensions;
-use larder_semantics::{EntryId, EntryKey, Key, Namespace, Refusal, Storing, VariantId};
+use larder_semantics::{EntryId, EntryKey, Forward, Key, Namespace, Refusal, Storing, VariantId};
 use quick_cache::sync::Cache as Bounded;
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -339,6 +339,14 @@ impl Cache {
     pub(crate) fn pass(&self, grant: Option<Box<Grant>>, storing: Storing) {
         if let (Some(grant), Storing::Refused(refusal)) = (grant, storing) {
             self.refuse(grant, refusal);
+        }
+    }
+
+    /// What is forwarded by whoever has the right to store the answer, which is to be of after every invalidation until now.
+    pub(crate) fn doubt(&self, forward: Forward, key: &EntryKey) -> Forward {
+        match forward.stored() {
+            Some(entry) if self.store().knows_gone(key, entry) => forward.anew(),
+            _ => forward,
         }
     }
 

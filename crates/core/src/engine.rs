@@ -405,7 +405,7 @@ impl Visit<'_> {
             (lookup, key) = match Box::pin(self.join(&forward, &key, seen, budget, &mut patience)).await {
                 Joining::Leads(grant, reason) => {
                     let reason = reason.unwrap_or(forward.reason());
-                    return Course::fetch(forward.because(reason), grant);
+                    return Course::fetch(self.front.cache.doubt(forward.because(reason), &key), grant);
                 }
                 Joining::Alone(reason) => {
                     let reason = reason.unwrap_or(forward.reason());

@@ -7,7 +7,7 @@ use crate::{
         Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused, is_late,
     },
 };
-use larder_semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Filling};
+use larder_semantics::{Entry, EntryId, EntryKey, Namespace, Timestamp, exchange::Filling};
 use pin_project_lite::pin_project;
 use std::{
     future::Future,
@@ -210,6 +210,10 @@ impl<S: Store> Store for Guard<S> {
 
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
         self.guarded(Side::Writes, self.deadlines.read, self.store.claim(key, seen)).await
+    }
+
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        self.store.knows_gone(key, entry)
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {

@@ -466,6 +466,11 @@ impl Store for MemoryStore {
         Ok(self.place(key, seen))
     }
 
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        let Content::Response(response) = &entry.content else { return false };
+        self.inner.records.leave(&key.namespace, response) == Standing::Gone
+    }
+
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
         let resource = ticket.key.resource();
         let (mut stripe, now) = (self.stripe(&resource), Instant::now());

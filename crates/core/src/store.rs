@@ -32,6 +32,13 @@ pub trait Store: Send + Sync + 'static {
     /// For a variant, the resource's rule must still be the one that the variant belongs to.
     fn claim(&self, key: &EntryKey, seen: Seen) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
+    /// Whether this process knows, without asking, that an entry which it has read at `key` has been invalidated by a tag since.
+    /// The default knows nothing.
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        let _ = (key, entry);
+        false
+    }
+
     /// Extends the life of a ticket to [`TICKET_LIFE`] from now, of a mark to [`MARK_LIFE`]; `false` when there is none any more.
     fn renew(&self, ticket: &Ticket) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
@@ -441,6 +448,7 @@ pub(crate) trait AnyStore: Send + Sync + 'static {
     fn at_hand(&self, key: &EntryKey) -> Option<(Arc<Entry>, Timestamp)>;
     fn get<'a>(&'a self, key: &'a EntryKey) -> BoxFuture<'a, Result<Found, StoreError>>;
     fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>>;
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool;
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>>;
     fn fill(&self, ticket: Ticket, filling: Filling) -> BoxFuture<'_, Result<Filled, StoreError>>;
     fn release(&self, ticket: Ticket, why: Unused) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -473,6 +481,10 @@ impl<S: Store> AnyStore for S {
 
     fn claim<'a>(&'a self, key: &'a EntryKey, seen: Seen) -> BoxFuture<'a, Result<Claim, StoreError>> {
         Box::pin(Store::claim(self, key, seen))
+    }
+
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        Store::knows_gone(self, key, entry)
     }
 
     fn renew<'a>(&'a self, ticket: &'a Ticket) -> BoxFuture<'a, Result<bool, StoreError>> {

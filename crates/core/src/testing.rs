@@ -198,6 +198,7 @@ async fn a_tag_reaches_what_was_fetched_before_it_was_invalidated(store: &impl S
     let on_its_way = claim(store, &key(), Seen::Absent).await;
     let purged = store.purge(&one.namespace, &Purge::tag(a.as_str())).await.expect("a purge");
     assert_eq!((purged.tags, purged.resources), (1, 0));
+    assert!(store.knows_gone(&one, &first) && !store.knows_gone(&two, &second));
     assert!(matches!(store.get(&one).await, Ok(Found::Invalidated(id)) if id == first.id));
     assert_eq!(found(store, &two).await, Some(second.clone()), "another tag");
     assert!(found(store, &untagged).await.is_some());

@@ -194,6 +194,10 @@ impl<S: Store> Store for Tiered<S> {
         Ok(claim)
     }
 
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        self.far.knows_gone(key, entry)
+    }
+
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {
         self.far.renew(ticket).await
     }

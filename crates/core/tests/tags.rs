@@ -4,7 +4,11 @@
 
 mod stage;
 
-use larder::{Cache, CacheLayer, MemoryStore, Policy, Purge, Tiered};
+use larder::{
+    Cache, CacheLayer, MemoryStore, Policy, Purge, Store, Tiered,
+    semantics::Namespace,
+    testing::{Fault, Faulty},
+};
 use stage::{Answer, LONG, Stage, reply};
 use std::{
     sync::{
@@ -73,6 +77,42 @@ async fn what_is_on_its_way_while_its_tag_is_invalidated_is_neither_stored_nor_s
     let after = at(&stage, "/page").await;
     assert_eq!(after.body, "new");
 }
+
+/// Its tag is invalidated between the look-up and the claim: a validator may hold for longer than a page does.
+#[tokio::test(start_paused = true)]
+async fn what_is_invalidated_once_it_was_found_stale_is_not_confirmed() {
+    for (control, is_purged) in [("max-age=1", true), (SWR, true), ("max-age=1", false), (SWR, false)] {
+        let memory = MemoryStore::default();
+        let store = Faulty::new(memory.clone());
+        let cache = Cache::builder().store(store.clone()).build().unwrap();
+        let stage = Stage::new(cache.layer().tag("a"), move |head, call| {
+            let (etag, control) = (("etag", "\"1\""), ("cache-control", if call == 1 { control } else { LONG }));
+            let status = if head.headers.contains_key("if-none-match") { 304 } else { 200 };
+            reply(status, &[etag, control], if call == 1 { "old" } else { "new" })
+        });
+        at(&stage, "/page").await;
+        stage::wait(2).await;
+        store.set(Fault::Dawdles(Duration::from_millis(40)));
+        let asking = tokio::spawn({
+            let stage = stage.clone();
+            async move { at(&stage, "/page").await }
+        });
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        if is_purged {
+            memory.purge(&Namespace::default(), &Purge::tag("a")).await.unwrap();
+        }
+        asking.await.unwrap();
+        stage::wait(1).await;
+        store.set(Fault::None);
+        let held = if is_purged { "" } else { "\"1\"" };
+        assert_eq!((stage.calls(), stage.last("if-none-match").1.as_str()), (2, held), "{control}");
+        let after = at(&stage, "/page").await;
+        let body = if is_purged { "new" } else { "old" };
+        assert_eq!((after.x_cache().as_str(), after.body.as_str()), ("HIT", body), "{control}");
+    }
+}
+
+const SWR: &str = "max-age=1, stale-while-revalidate=60";
 
 /// Two origins whose pages are all of the group `a`, and whose forms say that it has changed.
 fn grouped(status: u16) -> Stage {

@@ -16,7 +16,7 @@ use crate::{
     wake::{self, Wakes},
 };
 use larder::{
-    semantics::{EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content},
+    semantics::{Entry, EntryId, EntryKey, Namespace, Timestamp, exchange::Filling, stored::Content, tags::Standing},
     store::{Claim, Filled, Found, Listener, Purge, Receipt, Seen, Selector, Store, StoreError, Ticket, Unused},
 };
 use operations::{Core, Offer, kind};
@@ -220,6 +220,12 @@ impl Store for RedisStore {
         };
         let mut offer = self.detached(Operation::Claim, offer).await?;
         Ok(offer.claim.take().unwrap_or(Claim::Held))
+    }
+
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        let Content::Response(response) = &entry.content else { return false };
+        let log = self.shared.core.logs.of(&key.namespace);
+        log.known_standing(&response.tags, response.born) == Some(Standing::Gone)
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {

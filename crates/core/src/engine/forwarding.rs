@@ -47,11 +47,12 @@ impl Stay {
         S: Service<Request<Q>, Response = Response<B>>,
         B: Body<Data = Bytes> + Send + 'static,
     {
-        let (Some(grant), Some(forward)) = (&mut errand.grant, &errand.forward) else { return };
+        let (Some(grant), Some(forward)) = (&mut errand.grant, errand.forward.take()) else { return };
         let store = self.front.cache.store();
         let seen = forward.seen().map_or(Seen::Absent, Seen::Entry);
         let Ok(Claim::Granted(ticket)) = store.claim(&grant.key, seen).await else { return };
         grant.lease = Some(Lease::hold(&self.front.cache, ticket));
+        errand.forward = Some(self.front.cache.doubt(forward, &grant.key));
         exchange::ask_for_all(&mut request);
         self.marks.is_background = true;
         // What is stored of the answer is read to its end when it is dropped.

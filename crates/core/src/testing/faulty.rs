@@ -1,7 +1,7 @@
 //! A store that fails, hangs or dawdles when it is told to.
 
 use crate::store::{Claim, Filled, Found, Purge, Receipt, Seen, Store, StoreError, Ticket, Unused};
-use larder_semantics::{EntryId, EntryKey, Filling, Namespace, Timestamp};
+use larder_semantics::{Entry, EntryId, EntryKey, Filling, Namespace, Timestamp};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -120,6 +120,10 @@ impl<S: Store> Store for Faulty<S> {
     async fn claim(&self, key: &EntryKey, seen: Seen) -> Result<Claim, StoreError> {
         self.operation(true).await?;
         self.store.claim(key, seen).await
+    }
+
+    fn knows_gone(&self, key: &EntryKey, entry: &Entry) -> bool {
+        self.store.knows_gone(key, entry)
     }
 
     async fn renew(&self, ticket: &Ticket) -> Result<bool, StoreError> {

@@ -113,6 +113,17 @@ impl Forward {
         self.held.is_some()
     }
 
+    /// The entry that the origin may confirm, that answers in its place, or to which what comes is added.
+    pub fn stored(&self) -> Option<&Entry> {
+        self.held.as_deref().or(self.joins.as_deref())
+    }
+
+    /// The same for what has been invalidated since it was found: the origin is not to confirm that.
+    #[must_use]
+    pub fn anew(self) -> Self {
+        Self { reason: Reason::InvalidatedTag, held: None, joins: None, is_early: false, ..self }
+    }
+
     /// The rule by which the resource varies, as far as it was found.
     pub fn rule(&self) -> Option<Arc<Entry>> {
         self.lookup.variant.clone()
