@@ -132,9 +132,15 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
         Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight })
     }
 
-    /// Joins anew after having followed in vain: who does so first leads a flight in place of the one it followed, which
-    /// may still bring something to those who follow either.
-    pub(crate) fn take_over(self: &Arc<Self>, resource: &R, part: &P, in_vain: &Follow<T>) -> Joined<R, P, T> {
+    /// Joins anew after having followed in vain a leader that had begun so often: who does so first leads a flight in place of
+    /// the one it followed, which may still bring something to those who follow either.
+    pub(crate) fn take_over(
+        self: &Arc<Self>,
+        resource: &R,
+        part: &P,
+        in_vain: &Follow<T>,
+        begun: u32,
+    ) -> Joined<R, P, T> {
         let mut shard = self.shard(resource);
         let flights = shard.get_mut(resource).into_iter().flatten();
         // One that was detached is no longer there: whoever joins now came after a purge, and is not to have what it brings.
@@ -142,6 +148,10 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             let mut course = in_vain.flight.course();
             if let State::Brought(brought) = &course.state {
                 return Joined::Brought(brought.clone());
+            }
+            // It has begun anew in the meantime.
+            if in_vain.begun() != begun {
+                return Joined::Follow(Follow { flight: flight.clone(), place: Place::default() });
             }
             // What the other still brings is for those who follow this one.
             *flight = Arc::new(Flight::since(in_vain.flight.since));
@@ -326,7 +336,8 @@ mod tests {
         let flights = Arc::new(Test::new());
         let (first, in_vain) = (lead(&flights), follow(&flights));
         assert!(first.begin_anew(), "nobody has taken over yet");
-        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain) else { panic!("nobody else leads") };
+        assert!(matches!(flights.take_over(&"a", &0, &in_vain, 0), Joined::Follow(_)), "it has only just begun");
+        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain, 1) else { panic!("nobody else leads") };
         assert!(!first.begin_anew() && second.begin_anew(), "one of them goes, and not both");
     }
 
@@ -334,11 +345,13 @@ mod tests {
     async fn what_is_brought_late_is_for_those_too_who_follow_whoever_took_over() {
         let flights = Arc::new(Test::new());
         let (first, in_vain) = (lead(&flights), follow(&flights));
-        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain) else {
+        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain, 0) else {
             panic!("the first to take over leads")
         };
         let (in_vain, waiting) = (follow(&flights), follow(&flights));
-        let Joined::Lead(third) = flights.take_over(&"a", &0, &in_vain) else { panic!("the first to take over leads") };
+        let Joined::Lead(third) = flights.take_over(&"a", &0, &in_vain, 0) else {
+            panic!("the first to take over leads")
+        };
         let last = follow(&flights);
         first.land(1);
         drop(first);
@@ -354,7 +367,7 @@ mod tests {
         let flights = Arc::new(Test::new());
         let (first, in_vain) = (lead(&flights), follow(&flights));
         flights.detach(&"a");
-        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain) else { panic!("nobody else leads") };
+        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain, 0) else { panic!("nobody else leads") };
         let mut waiting = follow(&flights);
         first.land(1);
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -366,7 +379,7 @@ mod tests {
         let flights = Arc::new(Test::new());
         let (first, in_vain) = (lead(&flights), follow(&flights));
         let later = Instant::now() + std::time::Duration::from_nanos(1);
-        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain) else {
+        let Joined::Lead(_second) = flights.take_over(&"a", &0, &in_vain, 0) else {
             panic!("the first to take over leads")
         };
         flights.detach_older(&"a", first.flight.since);

@@ -97,11 +97,11 @@ impl Visit<'_> {
                     return Joining::Late;
                 }
                 Some(Joined::Follow(mut follow)) => match follow.brings(patience).await {
-                    Some(Waited::Brought(fetched)) => return Joining::brought(fetched, Reason::Collapsed),
-                    Some(Waited::Released(Release::Compete)) => return Joining::Failed,
-                    Some(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
+                    Ok(Waited::Brought(fetched)) => return Joining::brought(fetched, Reason::Collapsed),
+                    Ok(Waited::Released(Release::Compete)) => return Joining::Failed,
+                    Ok(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
                     // The leader hangs. One of those who have waited long enough tries in its place.
-                    None => match flights.take_over(&key.base(), &key.variant(), &follow) {
+                    Err(begun) => match flights.take_over(&key.base(), &key.variant(), &follow, begun) {
                         Joined::Lead(lead) => {
                             return Joining::leads(lead, key, Refusal::TicketLost, Some(Reason::LockTimeout));
                         }
@@ -211,18 +211,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 impl Follow<Fetched> {
-    /// Waits for what the leader brings, and as long again each time that it begins anew.
-    async fn brings(&mut self, patience: &mut Duration) -> Option<Waited<Fetched>> {
+    /// Waits for what the leader brings, and as long again each time that it begins anew; in vain, for how often it had begun.
+    async fn brings(&mut self, patience: &mut Duration) -> Result<Waited<Fetched>, u32> {
         let whole = *patience;
         loop {
             let (begun, began) = (self.begun(), Instant::now());
             if let Ok(waited) = timeout(*patience, &mut *self).await {
                 *patience = patience.saturating_sub(began.elapsed());
-                return Some(waited);
+                return Ok(waited);
             }
             *patience = Duration::ZERO;
             if self.begun() == begun {
-                return None;
+                return Err(begun);
             }
             *patience = whole;
         }
