@@ -89,7 +89,22 @@ impl<T: Clone> Flight<T> {
         self.followers.wake_all();
     }
 
-    /// The same, and of the flights that have taken its place, as far as they have come to nothing yet.
+    /// What a flight has brought that has taken its place.
+    fn brought_in_its_place(&self) -> Option<T> {
+        let mut next = self.course().successor.clone();
+        while let Some(flight) = next {
+            let course = flight.course();
+            if let State::Brought(brought) = &course.state {
+                return Some(brought.clone());
+            }
+            let after = course.successor.clone();
+            drop(course);
+            next = after;
+        }
+        None
+    }
+
+    /// The same as [`turn`](Self::turn), and of the flights that have taken its place, as far as they have come to nothing yet.
     fn turn_all(&self, state: &State<T>) {
         self.turn(state.clone());
         let mut next = self.course().successor.clone();
@@ -159,7 +174,8 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Flights<R, P, T> {
             return Joined::Lead(Lead { flights: self.clone(), resource: resource.clone(), flight: flight.clone() });
         }
         drop(shard);
-        self.join(resource, part)
+        // Who comes late finds what another has brought who took over in time.
+        in_vain.flight.brought_in_its_place().map_or_else(|| self.join(resource, part), Joined::Brought)
     }
 
     /// Takes every flight of `resource` off the map: nobody who comes now joins one of them.
@@ -207,14 +223,16 @@ impl<R: Eq + Hash + Clone, P: PartialEq + Clone, T: Clone> Lead<R, P, T> {
         self.flight.turn_all(&State::Brought(brought));
     }
 
-    /// Begins anew: whoever follows may wait as long again. Not if one of them has taken over: then it is that one's turn.
-    pub(crate) fn begin_anew(&self) -> bool {
+    /// Begins anew: whoever follows may wait as long again. Not if one of them has taken over: then this one follows that one.
+    pub(crate) fn begin_anew(&self) -> Result<(), Follow<T>> {
         let course = self.flight.course();
-        let is_led = course.successor.is_none();
-        if is_led {
-            self.flight.begun.fetch_add(1, Ordering::Relaxed);
+        match &course.successor {
+            Some(flight) => Err(Follow { flight: flight.clone(), place: Place::default() }),
+            None => {
+                self.flight.begun.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
         }
-        is_led
     }
 
     /// Lets the followers go with nothing.
@@ -258,6 +276,11 @@ pub(crate) enum Waited<T> {
 }
 
 impl<T: Clone> Follow<T> {
+    /// What the leader has brought last, if anything.
+    pub(crate) fn brought(&self) -> Option<T> {
+        if let State::Brought(brought) = &self.flight.course().state { Some(brought.clone()) } else { None }
+    }
+
     /// How often the leader has begun anew.
     pub(crate) fn begun(&self) -> u32 {
         self.flight.begun.load(Ordering::Relaxed)
@@ -335,10 +358,14 @@ mod tests {
     async fn who_was_taken_over_from_does_not_begin_anew() {
         let flights = Arc::new(Test::new());
         let (first, in_vain) = (lead(&flights), follow(&flights));
-        assert!(first.begin_anew(), "nobody has taken over yet");
+        assert!(first.begin_anew().is_ok(), "nobody has taken over yet");
         assert!(matches!(flights.take_over(&"a", &0, &in_vain, 0), Joined::Follow(_)), "it has only just begun");
         let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain, 1) else { panic!("nobody else leads") };
-        assert!(!first.begin_anew() && second.begin_anew(), "one of them goes, and not both");
+        let Err(follows) = first.begin_anew() else { panic!("one of them goes, and not both") };
+        assert!(second.begin_anew().is_ok());
+        second.land(2);
+        drop(second);
+        assert!(matches!(follows.await, Waited::Brought(2)));
     }
 
     #[tokio::test]
@@ -360,6 +387,17 @@ mod tests {
         second.land(2);
         drop(second);
         assert!(matches!(flights.join(&"a", &0), Joined::Brought(3)), "what is newer stays");
+    }
+
+    #[tokio::test]
+    async fn who_takes_over_too_late_has_what_another_brought_who_did() {
+        let flights = Arc::new(Test::new());
+        let (_hangs, in_vain, late) = (lead(&flights), follow(&flights), follow(&flights));
+        let Joined::Lead(second) = flights.take_over(&"a", &0, &in_vain, 0) else { panic!("the first leads") };
+        second.land(2);
+        drop(second);
+        assert!(matches!(flights.take_over(&"a", &0, &late, 0), Joined::Brought(2)));
+        drop(lead(&flights));
     }
 
     #[tokio::test]

@@ -48,6 +48,14 @@ impl Joining {
             },
         }
     }
+
+    /// What was brought to those who follow. What is whole by now may be nowhere else.
+    fn followed(fetched: Fetched, follow: &Follow<Fetched>) -> Self {
+        match (Self::brought(fetched, Reason::Collapsed), follow.brought()) {
+            (Self::Again, Some(whole)) => Self::brought(whole, Reason::Collapsed),
+            (joining, _) => joining,
+        }
+    }
 }
 
 impl Visit<'_> {
@@ -97,7 +105,7 @@ impl Visit<'_> {
                     return Joining::Late;
                 }
                 Some(Joined::Follow(mut follow)) => match follow.brings(patience).await {
-                    Ok(Waited::Brought(fetched)) => return Joining::brought(fetched, Reason::Collapsed),
+                    Ok(Waited::Brought(fetched)) => return Joining::followed(fetched, &follow),
                     Ok(Waited::Released(Release::Compete)) => return Joining::Failed,
                     Ok(Waited::Released(Release::GoAlone)) => return Joining::Alone(None),
                     // The leader hangs. One of those who have waited long enough tries in its place.
@@ -176,9 +184,12 @@ impl Visit<'_> {
             lead = flight;
             if patience.is_zero() {
                 // Whoever waits here waits for this request from now on, unless it was late itself.
-                if !lead.begin_anew() {
+                if let Err(mut follow) = lead.begin_anew() {
                     *patience = settings.lock_wait;
-                    return Joining::Again;
+                    return match follow.brings(patience).await {
+                        Ok(Waited::Brought(fetched)) => Joining::followed(fetched, &follow),
+                        _ => Joining::Again,
+                    };
                 }
                 let grant = Box::new(Grant { lead: Some(lead), ..*claimed });
                 return Joining::Leads(grant, Some(Reason::LockTimeout));
