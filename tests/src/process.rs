@@ -130,6 +130,18 @@ pub(crate) fn signal(process: u32, name: &str) {
         .status()
         .expect("the command `kill` is part of every Unix");
     assert!(status.success(), "kill -{name} {process} failed ({status})");
+    if name == "STOP" {
+        until("the process is frozen", PATIENCE, || is_frozen(process));
+    }
+}
+
+/// Whether all threads of a process stand still. A signal is only sent by `kill`: until one thread has come to take it, which
+/// may have to wait for a processor, the others go on. Where there is no `/proc`, that cannot be told.
+fn is_frozen(process: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return true };
+    let mut states = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    // The state stands behind the name, which is in parentheses and may be anything.
+    states.all(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T')))
 }
 
 /// What the variables begin with that cargo sets for a test.
