@@ -146,7 +146,7 @@ async fn two_hundred_clients_come_back_to_a_flapping_server_one_by_one() {
     let mean = away.iter().sum::<usize>() / away.len();
     println!("attempts in each tenth of a second, of {FLAPS} flaps: mean {mean}, {tenths:?}");
     assert!(mean > FLAPS * 50, "{tenths:?}");
-    assert!(tenths.iter().all(|count| *count <= 2 * mean), "mean {mean}: {tenths:?}");
+    assert!(tenths.iter().all(|count| 2 * *count <= 3 * mean), "mean {mean}: {tenths:?}");
 }
 
 /// Case 17. The sockets stay open, and whatever is sent is acknowledged, so that no timer of TCP's notices anything.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use larder::{
     Cache, Deadlines, Guard,
     semantics::EntryKey,
-    store::{Claim, Filled, Found, Seen, Store, StoreError, Ticket, TicketKind},
+    store::{Claim, Filled, Found, Seen, Store, StoreError, Ticket, TicketKind, is_late},
 };
 use larder_redis::{RedisConfig, RedisStore};
 use larder_tests::{FaultProxy, RedisServer};
@@ -50,14 +50,19 @@ async fn usable(store: &RedisStore) -> bool {
     body(store, &key("usable")).await.is_ok()
 }
 
+/// How long one read took, and what it came to.
+async fn read(store: &RedisStore) -> (Duration, Result<(), StoreError>) {
+    let asked = Instant::now();
+    let outcome = body(store, &key("load")).await.map(drop);
+    (asked.elapsed(), outcome)
+}
+
 /// Reads for so long, every 10 ms, and returns how long each read took, with what it came to.
 async fn load(store: &RedisStore, length: Duration) -> Vec<(Duration, Result<(), StoreError>)> {
     let began = Instant::now();
     let mut reads = Vec::new();
     while began.elapsed() < length {
-        let asked = Instant::now();
-        let outcome = body(store, &key("load")).await.map(drop);
-        reads.push((asked.elapsed(), outcome));
+        reads.push(read(store).await);
         sleep(Duration::from_millis(10)).await;
     }
     reads
@@ -68,6 +73,12 @@ async fn load(store: &RedisStore, length: Duration) -> Vec<(Duration, Result<(),
 fn assert_fails_fast(reads: &[(Duration, Result<(), StoreError>)]) {
     let outages = reads.iter().filter(|(_, outcome)| outcome.as_ref().is_err_and(StoreError::is_outage)).count();
     assert!(outages + 2 >= reads.len(), "{outages} of {}: {reads:?}", reads.len());
+    let is_told = |(took, outcome): &(Duration, Result<(), StoreError>)| match outcome {
+        Err(StoreError::Busy) => is_late(*took, READ_TIMEOUT),
+        Err(error) => error.is_outage(),
+        Ok(()) => true,
+    };
+    assert!(reads.iter().all(is_told), "{reads:?}");
     let longest = reads.iter().map(|(took, _)| *took).max().unwrap_or_default();
     assert!(longest < READ_TIMEOUT + Duration::from_millis(150), "one took {longest:?}");
     let last = &reads[reads.len() - 20..];
@@ -197,17 +208,15 @@ async fn a_burst_at_a_frozen_server_blames_it_in_time() {
     let mut reads = JoinSet::new();
     for _ in 0..1_000 {
         let store = store.clone();
-        reads.spawn(async move {
-            let asked = Instant::now();
-            (body(&store, &key("load")).await, asked.elapsed())
-        });
+        reads.spawn(async move { read(&store).await });
     }
     let outcomes = reads.join_all().await;
     // But for those that this process comes to late.
-    let blaming = outcomes.iter().filter(|(outcome, _)| *outcome == Err(StoreError::Timeout)).count();
-    let longest = outcomes.iter().map(|(_, took)| *took).max().unwrap_or_default();
+    let blaming = outcomes.iter().filter(|(_, outcome)| *outcome == Err(StoreError::Timeout)).count();
+    let longest = outcomes.iter().map(|(took, _)| *took).max().unwrap_or_default();
     println!("{blaming} of 1,000 timed out, the last after {longest:?}");
     assert!(blaming > 500, "{blaming}");
+    assert!(longest < READ_TIMEOUT + Duration::from_millis(150), "{longest:?}");
 }
 
 /// Reads that wait for others' turns have no timer each, and yet each has its own time, whenever it was asked.
@@ -225,13 +234,10 @@ async fn reads_that_wait_together_have_each_their_own_time() {
     // More than go into one command, and than are under way at once, over a time in which the first are given up.
     for _ in 0..300 {
         let store = store.clone();
-        reads.spawn(async move {
-            let asked = Instant::now();
-            (body(&store, &key("load")).await, asked.elapsed())
-        });
+        reads.spawn(async move { read(&store).await });
         sleep(Duration::from_millis(1)).await;
     }
-    for (outcome, took) in reads.join_all().await {
+    for (took, outcome) in reads.join_all().await {
         assert_eq!(outcome, Err(StoreError::Timeout));
         assert!(took >= within && took < within + Duration::from_millis(150), "{took:?}");
     }
