@@ -342,7 +342,8 @@ impl Cache {
         }
     }
 
-    /// What is forwarded by whoever has the right to store the answer, which is to be of after every invalidation until now.
+    /// The same for whoever has just got the right to store the answer: fetched anew, if what it holds is known to have been
+    /// invalidated since, as the answer will count as later than that.
     pub(crate) fn doubt(&self, forward: Forward, key: &EntryKey) -> Forward {
         match forward.stored() {
             Some(entry) if self.store().knows_gone(key, entry) => forward.anew(),

@@ -56,9 +56,9 @@ impl Default for Deadlines {
 ///
 /// There is one breaker for reading and one for writing: a store without memory left still answers. While a breaker
 /// is open, one task probes the store, after a pause that grows from 250 ms to 3 s, and at once when the store's
-/// client reconnects. An operation that its caller drops counts neither way, nor does one that the store is too busy for, or that
-/// this process [came too late](crate::store::is_late) to look for. A store that [is
-/// divided](Store::is_divided) gets deadlines only.
+/// client reconnects. An operation that its caller drops counts neither way, nor does one that the store is too busy for, or
+/// that this process [came too late](crate::store::is_late) to look for. A store that [is divided](Store::is_divided) gets
+/// deadlines only.
 #[derive(Debug)]
 pub struct Guard<S> {
     store: Arc<S>,

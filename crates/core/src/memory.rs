@@ -370,9 +370,7 @@ impl MemoryStore {
         if !matches!(seen, Seen::Unreadable | Seen::Changing) {
             match self.look(key) {
                 Looked::There(entry) if seen != Seen::Entry(entry.id) => return Claim::Found(entry, Copied::Near),
-                Looked::Invalidated(id) if !matches!(seen, Seen::Absent) && seen != Seen::Entry(id) => {
-                    return Claim::Moved;
-                }
+                Looked::Invalidated(id) if seen != Seen::Absent && seen != Seen::Entry(id) => return Claim::Moved,
                 Looked::Absent if seen != Seen::Absent => return Claim::Moved,
                 _ => {}
             }

@@ -180,16 +180,16 @@ impl Lane {
         self.made.subscribe()
     }
 
-    /// Reads a key, unless there is no connection; whoever wants it asks now.
-    pub(crate) async fn get(&self, key: Bytes, now: Instant) -> Result<Reply, Fault> {
+    /// Reads a key that is asked for since `asked`, unless there is no connection.
+    pub(crate) async fn get(&self, key: Bytes, asked: Instant) -> Result<Reply, Fault> {
         let result = self.client()?.get(key).await;
-        self.judged(result, now, Patience::Read)
+        self.judged(result, asked, Patience::Read)
     }
 
     /// Reads many keys, unless there is no connection.
-    pub(crate) async fn get_all(&self, keys: Vec<Bytes>, now: Instant) -> Result<Vec<Reply>, Fault> {
+    pub(crate) async fn get_all(&self, keys: Vec<Bytes>, asked: Instant) -> Result<Vec<Reply>, Fault> {
         let result = self.client()?.get_all(keys).await;
-        self.judged(result, now, Patience::Read)
+        self.judged(result, asked, Patience::Read)
     }
 
     /// Asks for the messages of a channel, unless there is no connection: then whoever wants them asks again when there is.

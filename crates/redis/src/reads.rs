@@ -122,7 +122,7 @@ impl Reads {
         let due = |waiting: &Waiting| waiting.asked + self.within;
         let has_stalled = together.first().is_some_and(|first| is_late(first.asked.elapsed(), self.within));
         if !has_stalled {
-            // The server was silent for as long as they had, whatever was under way before them.
+            // They have waited for as long as they may, and this process was not why.
             let over = together.extract_if(.., |waiting| due(waiting) <= sent);
             over.for_each(|waiting| _ = waiting.answer.send(Err(Fault::Timeout)));
         }

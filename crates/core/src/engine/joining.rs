@@ -51,9 +51,9 @@ impl Joining {
 
     /// What was brought to those who follow. What is whole by now may be nowhere else.
     fn followed(fetched: Fetched, follow: &Follow<Fetched>) -> Self {
-        match (Self::brought(fetched, Reason::Collapsed), follow.brought()) {
-            (Self::Again, Some(whole)) => Self::brought(whole, Reason::Collapsed),
-            (joining, _) => joining,
+        match Self::brought(fetched, Reason::Collapsed) {
+            Self::Again => follow.brought().map_or(Self::Again, |whole| Self::brought(whole, Reason::Collapsed)),
+            joining => joining,
         }
     }
 }
@@ -186,10 +186,12 @@ impl Visit<'_> {
                 // Whoever waits here waits for this request from now on, unless it was late itself.
                 if let Err(mut follow) = lead.begin_anew() {
                     *patience = settings.lock_wait;
-                    return match follow.brings(patience).await {
-                        Ok(Waited::Brought(fetched)) => Joining::followed(fetched, &follow),
-                        _ => Joining::Again,
-                    };
+                    let Ok(Waited::Brought(fetched)) = follow.brings(patience).await else { return Joining::Again };
+                    // For those, too, who still follow this one.
+                    if let Some(brought) = follow.brought() {
+                        lead.land(brought);
+                    }
+                    return Joining::followed(fetched, &follow);
                 }
                 let grant = Box::new(Grant { lead: Some(lead), ..*claimed });
                 return Joining::Leads(grant, Some(Reason::LockTimeout));
